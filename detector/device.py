@@ -1,0 +1,126 @@
+"""One GPU for one run.
+
+DVC has no notion of GPUs: all workers of `dvc queue` inherit one environment, and their runs
+would all use the first GPU.
+"""
+
+import contextlib
+import fcntl
+import os
+import platform
+import re
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+POLL_SECONDS = 0.5
+_held: list[int] = []  # open lock files
+
+
+def claim() -> str | None:
+    """Take one GPU for the rest of this process; wait while all are taken.
+
+    To be called before CUDA starts. Candidates are the GPUs (or MIG slices) that
+    `CUDA_VISIBLE_DEVICES` names, or all that `nvidia-smi` lists. The one taken becomes the only
+    one in `CUDA_VISIBLE_DEVICES`, and `$DVC_ROOT/.dvc/tmp/gpu/<id>.lock` is locked, which the
+    kernel undoes when the process ends, however it ends. Returns its id, None without a GPU.
+    """
+    gpus = candidates()
+    if not gpus:
+        return None
+    root = os.environ.get("DVC_ROOT", ".")  # inside a queued run: the repository it was queued in
+    folder = Path(root, ".dvc", "tmp", "gpu")
+    folder.mkdir(parents=True, exist_ok=True)
+    waiting = False
+    while True:
+        for name, lock in gpus.items():
+            if _lock(folder / lock):
+                os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # count them as nvidia-smi does
+                os.environ["CUDA_VISIBLE_DEVICES"] = name
+                print(f"this run has GPU {name}", flush=True)
+                return name
+        if not waiting:
+            print(f"all GPUs are taken ({', '.join(gpus)}): waiting for one", flush=True)
+            waiting = True
+        time.sleep(POLL_SECONDS)
+
+
+def describe() -> str:
+    """The device torch computes on, as far as the bytes of a trained model depend on it.
+
+    `NVIDIA H100 80GB HBM3`, or `AMD EPYC, 2 threads, AVX2`.
+    """
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):  # Linux alone has the file, and needs it
+        cpus = Path("/proc/cpuinfo").read_text()
+        if model := re.search(r"^model name\s*: (.+)$", cpus, re.MULTILINE):
+            name = model[1]
+    return f"{name}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def candidates() -> dict[str, str]:
+    """Names for `CUDA_VISIBLE_DEVICES`, in its order, each with the name of its lock file."""
+    listed = _listed()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(listed))
+    gpus = {}
+    for name in map(str.strip, visible.split(",")):
+        if not re.fullmatch(r"\d+|(GPU|MIG)-.+", name):
+            break  # CUDA, too, ends its list at the first entry that names nothing, such as -1
+        # a number and (the beginning of) a UUID may name the same GPU and must meet at one lock
+        same = [number for number, uuid in listed.items() if name == number or uuid.startswith(name)]
+        if listed and not same:
+            print(f"CUDA_VISIBLE_DEVICES={visible}: this machine has no GPU {name}", flush=True)
+            break
+        lock = same[0] if same else name
+        gpus[name] = lock.replace("/", "_") + ".lock"  # some MIG slices are MIG-GPU-<uuid>/1/0
+    return gpus
+
+
+def _listed() -> dict[str, str]:
+    """What `nvidia-smi` lists: {number: UUID} of the GPUs, {UUID: UUID} of their MIG slices."""
+    if not shutil.which("nvidia-smi"):
+        return {}
+    command = ["nvidia-smi", "-L"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    except (OSError, subprocess.SubprocessError) as error:
+        print(f"no GPU: {error}", flush=True)
+        return {}
+    listed = {}
+    number = ""
+    for line in answer.stdout.splitlines():
+        if gpu := re.match(r"GPU (\d+): .*\(UUID: (GPU-[^)]+)\)", line):
+            number = gpu[1]
+            listed[number] = gpu[2]
+        elif mig := re.match(r"\s+MIG .*\(UUID: (MIG-[^)]+)\)", line):
+            listed.pop(number, None)  # a sliced GPU is used through its slices alone
+            listed[mig[1]] = mig[1]
+    return listed
+
+
+def _lock(path: Path) -> bool:
+    """Lock `path` until this process ends; False if another process has it locked."""
+    file = os.open(path, os.O_RDWR | os.O_CREAT)  # Python closes it in programs it starts
+    with contextlib.suppress(PermissionError):
+        os.fchmod(file, 0o666)  # the repository may be shared by several people
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(file)
+        return False
+    _held.append(file)
+    return True
+
+
+def _let_go() -> None:
+    """In a forked child: one that outlives a killed run must not hold on to its GPU."""
+    while _held:
+        os.close(_held.pop())
+
+
+os.register_at_fork(after_in_child=_let_go)

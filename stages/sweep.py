@@ -1,0 +1,176 @@
+"""Queue a grid of experiments, run it and see to it that every one has a result.
+
+`dvc queue` alone may lose some: a worker can die, an experiment can fail in a race between workers
+(https://github.com/treeverse/dvc/issues/10673). Here workers are started until the queue is empty,
+and what failed is queued again.
+"""
+
+import argparse
+import ast
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from dvc.repo import Repo
+
+from detector import device
+from detector.errors import UserError, run
+
+RETRIES = 2
+POLL_SECONDS = 2.0
+START_SECONDS = 20.0  # until a worker that was started is seen for sure
+
+EXAMPLES = """examples:
+  python -m stages.sweep -S model=resnet18,vit_tiny -S seed=0,1,2
+  python -m stages.sweep --jobs 2 -S dataset=sample -S 'train.augment.shift=range(0,4)'
+"""
+
+
+def main() -> None:
+    arguments = parse()
+    # DVC starts its workers as `dvc`, and they the stages as `python`: those of this environment
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    warn_of_untracked()
+    waiting = queue(arguments.set_param)
+    print(f"queued {len(waiting)} experiments: {' '.join(waiting)}", flush=True)
+    try:
+        failed = work_off(waiting, arguments.jobs)
+    except KeyboardInterrupt:
+        print(
+            "\nno longer waiting; the workers go on. See: dvc queue status, make compare. "
+            f"Go on later: dvc queue start --jobs {arguments.jobs}. Stop: dvc queue stop --kill",
+            file=sys.stderr,
+        )
+        sys.exit(128 + signal.SIGINT)
+    if failed:
+        logs = "; ".join(f"dvc queue logs {name}" for name in failed)
+        raise UserError(f"{len(failed)} experiments failed {RETRIES + 1} times. See: {logs}")
+    print("every experiment has its result", flush=True)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m stages.sweep",
+        description="Queue a grid of experiments, run it, and retry what failed.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "-S",
+        "--set-param",
+        action="append",
+        required=True,
+        metavar="NAME=VALUE,...",
+        help="values of a parameter to try, as for `dvc exp run -S`; several make a grid",
+    )
+    parser.add_argument(
+        "-j",
+        "--jobs",
+        type=int,
+        default=max(1, len(device.candidates())),
+        help="experiments at a time (default: one for each GPU; one without: %(default)s here)",
+    )
+    return parser.parse_args()
+
+
+def warn_of_untracked() -> None:
+    """A queued run works on a copy of what git tracks, changes that are not committed included."""
+    listed = command("git", "ls-files", "--others", "--exclude-standard").splitlines()
+    if listed:
+        names = ", ".join(listed[:5]) + (f" and {len(listed) - 5} more" if len(listed) > 5 else "")
+        print(f"warning: queued runs will not see {names}: not in git (`git add` them)", flush=True)
+
+
+def queue(overrides: list[str]) -> dict[str, list[str]]:
+    """Queue one experiment for each combination of values. Returns {name: its overrides}."""
+    options = [word for override in overrides for word in ("-S", override)]
+    said = command("dvc", "exp", "run", "--queue", *options)
+    pattern = r"Queueing with overrides '(\{.*\})'\.\s+Queued experiment '([^']+)'"
+    return {
+        name: [f"{file}:{value}" for file, values in ast.literal_eval(found).items() for value in values]
+        for found, name in re.findall(pattern, said)
+    }
+
+
+def work_off(waiting: dict[str, list[str]], jobs: int) -> list[str]:
+    """Wait for the experiments, start workers as needed, retry. Returns the names without result."""
+    tries = dict.fromkeys(waiting, 1)
+    done: list[str] = []
+    failed: list[str] = []
+    last_start = -START_SECONDS
+    said = ""
+    with Repo() as repo:
+        tasks = repo.experiments.celery_queue
+        while waiting:
+            # in this order an experiment is in one of them however it moves on in between
+            queued = {entry.name for entry in tasks.iter_queued()}
+            running = {entry.name for entry in tasks.iter_active()}
+            finished = results()
+            workers = count_workers(Path(tasks.wdir))
+            starting = time.monotonic() - last_start < START_SECONDS
+
+            for name in [name for name in waiting if name not in queued | running]:
+                override = waiting.pop(name)
+                if name in finished:
+                    done.append(name)
+                elif tries[name] > RETRIES:
+                    failed.append(name)
+                    print(f"{name} failed again: given up", flush=True)
+                else:
+                    again = queue(override)
+                    tries |= dict.fromkeys(again, tries[name] + 1)
+                    waiting |= again
+                    print(f"{name} failed: queued again as {' '.join(again)}", flush=True)
+
+            if not workers and not starting:
+                for name in running & waiting.keys():  # their worker died and nobody will end them
+                    print(f"{name} has lost its worker", flush=True)
+                    command("dvc", "queue", "kill", "--force", name)
+            if queued and workers < jobs and not starting:
+                command("dvc", "queue", "start", "--jobs", str(jobs))
+                last_start = time.monotonic()
+
+            active = len(running & waiting.keys())
+            now = f"{len(done)} done, {active} running, {len(waiting) - active} queued"
+            if now != said:
+                print(f"{time.strftime('%H:%M:%S')} {now}", flush=True)
+                said = now
+            if waiting:
+                time.sleep(POLL_SECONDS)
+    return failed
+
+
+def results() -> set[str]:
+    """Names of the experiments that have a result."""
+    refs = command("git", "for-each-ref", "--format=%(refname)", "refs/exps").splitlines()
+    return {ref.rsplit("/", 1)[1] for ref in refs}
+
+
+def count_workers(folder: Path) -> int:
+    """How many workers live. `dvc queue status` asks them, and busy ones answer too late."""
+    count = 0
+    for path in folder.glob("dvc-exp-worker-*.json"):
+        worker = json.loads(path.read_text())
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(worker["pid"], 0)
+            count += worker["returncode"] is None  # else the number belongs to a later process
+    return count
+
+
+def command(*words: str) -> str:
+    """What a program prints. Raises UserError with its last line if it fails."""
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()
+        raise UserError(f"{' '.join(words)}: {lines[-1]}")
+    return done.stdout
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,335 @@
+"""Train one detector: data/train.safetensors and data/val.safetensors in, models/trained out.
+
+    dvc repro train                     what params.yaml says
+    dvc exp run -S model=vit_tiny       another entry of `models`
+    python -m stages.train              the same without DVC
+
+A run that was killed goes on from its last finished epoch when it is started again, and ends with the same bytes.
+"""
+
+import json
+import os
+import resource
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from dvclive import Live
+from sklearn.metrics import roc_auc_score
+from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm import tqdm
+
+from detector.data import CLASSES, FAKE, Split, load_split
+from detector.device import claim, describe
+from detector.errors import UserError, replacing, run
+from detector.metrics import choose_threshold, fit_temperature, probability
+from detector.model import build, normalize, predict_logits, save
+from stages.params import load_params
+from stages.resume import RunState, digest_of, optimizer_tensors, prefixed, restore_optimizer, without_prefix
+
+EVALUATION_BATCH = 1000
+MODEL_KEYS = "timm args stem pretrained epochs batch_size optimizer learning_rate weight_decay ema_decay".split()
+
+
+def main() -> None:
+    params = load_params()
+    seed, model_name = params["seed"], params["model"]
+    if model_name not in params["models"]:
+        raise UserError(f"model is {model_name!r}; params.yaml has {', '.join(params['models'])}")
+    spec, options = params["models"][model_name], params["train"]
+    if missing := [key for key in MODEL_KEYS if key not in spec]:
+        raise UserError(f"models.{model_name} in params.yaml lacks {', '.join(missing)}: see the other entries")
+
+    claim()
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    precision = choose_precision(options["precision"], device)
+    train, val = load_split("data/train.safetensors"), load_split("data/val.safetensors")
+    info = describe_model(params, spec, train)
+
+    code = [
+        *sorted(Path("detector").glob("*.py")),
+        Path("stages/train.py"),
+        Path("stages/resume.py"),
+    ]
+    data = [train.info["digest"], val.info["digest"]]
+    versions = [torch.__version__, timm.__version__, describe(), precision]
+    state = RunState(digest_of(*code, spec, options, seed, data, versions, weights_digest(spec)))
+
+    torch.manual_seed(seed)
+    network = build(spec, weights_path(spec)).to(memory_format=torch.channels_last).to(device)
+    optimizer = make_optimizer(network, spec)
+    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(spec["ema_decay"]), use_buffers=True)
+    judged = average.module if spec["ema_decay"] else network  # what is validated and saved
+    if options["compile"]:
+        network.compile()
+
+    images = torch.from_numpy(train.images).to(device)
+    targets = torch.from_numpy(train.labels == FAKE).to(device).float()
+    batch_size = min(spec["batch_size"], len(train))
+    steps_per_epoch, epochs = len(train) // batch_size, spec["epochs"]
+    history: list[dict[str, float]] = []  # of each finished epoch
+    best: dict[str, torch.Tensor] = {}  # weights of the best of them
+
+    if saved := state.load(device):
+        tensors, record = saved
+        history = record["history"]
+        network.load_state_dict(without_prefix("network", tensors))
+        average.load_state_dict(without_prefix("average", tensors))
+        restore_optimizer(optimizer, without_prefix("optimizer", tensors))
+        best = without_prefix("best", tensors)
+        print(f"going on after epoch {len(history)} of {epochs}, from {state.folder}", flush=True)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    print(f"{model_name}: {parameters:,} parameters, {describe()}, {precision}", flush=True)
+
+    total = epochs * steps_per_epoch * batch_size
+    bar = tqdm(
+        total=total,
+        initial=len(history) * steps_per_epoch * batch_size,
+        unit=" images",
+        unit_scale=True,
+        disable=None,
+    )
+    for epoch in range(len(history), epochs):
+        # each epoch has random numbers of its own, so that a resumed run meets those of the undisturbed one
+        torch.manual_seed(seed * 100_003 + epoch)
+        generator = torch.Generator(device).manual_seed(seed * 100_003 + epoch)
+        started = time.perf_counter()
+        network.train()
+        loss_sum = torch.zeros((), device=device)
+        correct = torch.zeros((), device=device)
+        for step, (x, y) in enumerate(batches(images, targets, batch_size, options["augment"], generator), start=1):
+            rate = learning_rate(spec, options["warmup"], epoch * steps_per_epoch + step, epochs * steps_per_epoch)
+            loss, logits = train_step(network, optimizer, normalize(x, info), y, rate, options, precision)
+            if spec["ema_decay"]:
+                average.update_parameters(network)
+            loss_sum += loss
+            correct += ((logits > 0) == (y > 0.5)).sum()
+            # reading a number waits for the device, so it is done now and then
+            if step % 20 == 0 or step == steps_per_epoch:
+                seen = step * batch_size
+                check_finite(loss_sum, epoch)
+                bar.set_postfix(loss=f"{loss_sum.item() / step:.3f}", accuracy=f"{correct.item() / seen:.2%}")
+                bar.update((epoch * steps_per_epoch + step) * batch_size - bar.n)
+        trained = time.perf_counter()
+
+        result = {
+            "train/loss": loss_sum.item() / steps_per_epoch,
+            "train/accuracy": correct.item() / (steps_per_epoch * batch_size),
+            **validate(judged, val, info),
+            "learning_rate": rate,
+            "images_per_second": steps_per_epoch * batch_size / (trained - started),
+            "seconds": time.perf_counter() - started,
+        }
+        history.append(result)
+        if best_epoch(history) == len(history):
+            best = {name: tensor.detach().clone() for name, tensor in judged.state_dict().items()}
+        tensors = {
+            **prefixed("network", network.state_dict()),
+            **prefixed("average", average.state_dict()),
+            **prefixed("optimizer", optimizer_tensors(optimizer)),
+            **prefixed("best", best),
+        }
+        state.save(tensors, {"history": history})
+        bar.write(
+            f"epoch {len(history)}/{epochs}: loss {result['train/loss']:.4f}; "
+            f"validation: loss {result['val/loss']:.4f}, accuracy {result['val/accuracy']:.2%}, "
+            f"AUROC {result['val/auroc']:.4f}; {result['images_per_second']:.0f} images/s"
+        )
+    bar.close()
+
+    judged.load_state_dict(best)
+    val_logits = predict_logits(judged, val.images, info, EVALUATION_BATCH)
+    temperature = fit_temperature(val_logits, val.labels == FAKE)
+    threshold = choose_threshold(probability(val_logits, temperature), val.labels == FAKE)
+    chosen = history[best_epoch(history) - 1]
+    val_metrics = {name: chosen[f"val/{name}"] for name in ("loss", "accuracy", "auroc")}
+    info |= {"threshold": threshold, "temperature": temperature, "metrics": val_metrics}
+    metrics = {
+        "best_epoch": best_epoch(history),
+        "val_accuracy": chosen["val/accuracy"],
+        "val_auroc": chosen["val/auroc"],
+        "epochs": epochs,
+        "seconds": round(sum(result["seconds"] for result in history), 1),
+        "images_per_second": round(np.median([result["images_per_second"] for result in history]), 1),
+        "peak_memory_mb": peak_memory_mb(device),
+        "device": describe(),
+        "precision": precision,
+        "parameters": parameters,
+    }
+    save("models/trained", judged, info)
+    with replacing("metrics/train.json") as new:
+        new.write_text(json.dumps(metrics, indent=2) + "\n")
+    write_curves(history, state.folder / "live")
+    state.remove()
+
+
+def describe_model(params: dict[str, Any], spec: dict[str, Any], train: Split) -> dict[str, Any]:
+    """The part of model.json that is known before training."""
+    levels = np.arange(256) / 255
+    shares = [
+        np.bincount(train.images[..., channel].ravel(), minlength=256) / train.images[..., 0].size
+        for channel in range(3)
+    ]
+    mean = [float(share @ levels) for share in shares]
+    std = [float(np.sqrt(share @ levels**2 - m**2)) for share, m in zip(shares, mean, strict=True)]
+    return {
+        "model": params["model"],
+        "seed": params["seed"],
+        "timm": spec["timm"],
+        "args": spec["args"],
+        "stem": spec["stem"],
+        "pretrained": spec["pretrained"],
+        "input_size": train.images.shape[1],
+        "mean": mean,
+        "std": std,
+        "mirror": params["train"]["mirror"],
+        "classes": CLASSES,
+        "data_digest": train.info["digest"],
+    }
+
+
+def choose_precision(wanted: str, device: torch.device) -> str:
+    """`auto` is bf16 where the device computes with it in hardware (emulation is slower), else fp32."""
+    if wanted not in ("auto", "fp32", "bf16"):
+        raise UserError(f"train.precision is {wanted!r}: auto, fp32 or bf16")
+    if wanted != "auto":
+        return wanted
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.get_device_capability() >= (8, 0) else "fp32"
+    return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "fp32"
+
+
+def weights_path(spec: dict[str, Any]) -> bool | str:
+    """`pretrained` with a path made absolute: in a queued run it is relative to the repository it was queued from."""
+    if isinstance(spec["pretrained"], str):
+        return str(Path(os.environ.get("DVC_ROOT", "."), spec["pretrained"]))
+    return spec["pretrained"]
+
+
+def weights_digest(spec: dict[str, Any]) -> str | None:
+    path = weights_path(spec)
+    return digest_of(Path(path)) if isinstance(path, str) and Path(path).is_file() else None
+
+
+def make_optimizer(network: torch.nn.Module, spec: dict[str, Any]) -> torch.optim.Optimizer:
+    """Weight decay is for matrices and kernels only; biases, norms and position embeddings go without."""
+    decayed: list[torch.nn.Parameter] = []
+    others: list[torch.nn.Parameter] = []
+    for name, parameter in network.named_parameters():
+        is_weight = parameter.ndim > 1 and name not in ("pos_embed", "cls_token")
+        (decayed if is_weight else others).append(parameter)
+    groups = [
+        {"params": decayed, "weight_decay": spec["weight_decay"]},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    if spec["optimizer"] == "sgd":
+        return torch.optim.SGD(groups, lr=spec["learning_rate"], momentum=0.9, nesterov=True, fused=True)
+    if spec["optimizer"] == "adamw":
+        return torch.optim.AdamW(groups, lr=spec["learning_rate"], betas=(0.9, 0.98), fused=True)
+    raise UserError(f"optimizer is {spec['optimizer']!r}: sgd or adamw")
+
+
+def learning_rate(spec: dict[str, Any], warmup: float, step: int, steps: int) -> float:
+    """Rises in a line over the first `warmup` share of the steps, then falls in a line to zero."""
+    rising = max(1, round(warmup * steps))
+    return spec["learning_rate"] * min(step / rising, (steps - step + 1) / (steps - rising + 1))
+
+
+def batches(
+    images: torch.Tensor,
+    targets: torch.Tensor,
+    batch_size: int,
+    augment: dict[str, Any],
+    generator: torch.Generator,
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """One epoch in random order: uint8 (B, H, W, 3) and float32 (B), all on the device of `images`.
+
+    A batch is gathered and augmented in one go: mirroring and shifting (with reflection at the border) are only other
+    row and column numbers to gather from. Images left over after the last full batch wait for the next epoch.
+    """
+    size, device, shift = images.shape[1], images.device, augment["shift"]
+    order = torch.randperm(len(images), generator=generator, device=device)
+    place = torch.arange(size, device=device)
+    for chosen in order[: len(order) // batch_size * batch_size].split(batch_size):
+        offsets = torch.randint(-shift, shift + 1, (2, batch_size, 1), generator=generator, device=device)
+        rows, columns = (size - 1) - ((size - 1) - (place + offsets).abs()).abs()  # reflected at both ends
+        if augment["flip"]:
+            flip = torch.rand(batch_size, 1, generator=generator, device=device) < 0.5
+            columns = torch.where(flip, columns.flip(1), columns)
+        yield images[chosen[:, None, None], rows[:, :, None], columns[:, None, :]], targets[chosen]
+
+
+def train_step(
+    network: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    rate: float,
+    options: dict[str, Any],
+    precision: str,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One update on normalized images x (B, 3, H, W) and targets y (B): the loss () and logits (B), detached."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        logits = network(x).squeeze(1)
+    smooth = options["label_smoothing"]
+    loss = F.binary_cross_entropy_with_logits(logits.float(), y * (1 - smooth) + smooth / 2)
+    optimizer.zero_grad()
+    loss.backward()
+    if options["gradient_clip"]:
+        torch.nn.utils.clip_grad_norm_(network.parameters(), options["gradient_clip"])
+    optimizer.step()
+    return loss.detach(), logits.detach()
+
+
+def validate(network: torch.nn.Module, val: Split, info: dict[str, Any]) -> dict[str, float]:
+    logits = torch.from_numpy(predict_logits(network, val.images, info, EVALUATION_BATCH))
+    is_fake = torch.from_numpy(val.labels == FAKE)
+    return {
+        "val/loss": F.binary_cross_entropy_with_logits(logits, is_fake.float()).item(),
+        "val/accuracy": ((logits > 0) == is_fake).float().mean().item(),
+        "val/auroc": float(roc_auc_score(is_fake, logits)),
+    }
+
+
+def check_finite(loss: torch.Tensor, epoch: int) -> None:
+    if not loss.isfinite():
+        raise UserError(
+            f"the loss is not finite in epoch {epoch + 1}: lower this model's learning_rate, or set train.gradient_clip"
+            " or train.precision=fp32; earlier outputs are untouched"
+        )
+
+
+def best_epoch(history: list[dict[str, float]]) -> int:
+    """Counted from 1: the highest validation accuracy, of equal ones the lowest validation loss."""
+    return 1 + max(range(len(history)), key=lambda i: (history[i]["val/accuracy"], -history[i]["val/loss"]))
+
+
+def peak_memory_mb(device: torch.device) -> int:
+    """Of the GPU, or of this process without one."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() // 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 2**10
+
+
+def write_curves(history: list[dict[str, float]], folder: Path) -> None:
+    """plots/training: the dvclive log of the whole run, whether it was resumed or not."""
+    with Live(str(folder), dvcyaml=None, save_dvc_exp=False) as live:
+        for live.step, result in enumerate(history, start=1):
+            for name, value in result.items():
+                live.log_metric(name, value)
+    with replacing("plots/training") as new:
+        shutil.copytree(folder, new)
+
+
+if __name__ == "__main__":
+    run(main)
