@@ -4,7 +4,7 @@
     pip download scipy==1.10.1 --no-deps --python-version 3.11 --only-binary :all: -d /tmp/scipy
     python data/sample/make.py /tmp/scipy/scipy-1.10.1-*.whl
 
-(That old SciPy wheel has the raccoon; it is read, not installed.) Five minutes of one CPU core; the
+(That old SciPy wheel has the raccoon; it is read, not installed.) Seven minutes of one CPU core; the
 same torch on the same kind of CPU gives the same bytes.
 
 The generator learns what a photograph adds to its own 4x4 thumbnail by flow matching (Lipman et

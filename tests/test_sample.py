@@ -1,0 +1,105 @@
+"""The embedded sample: nothing but the generator's traces may tell its two classes apart."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile, get_sampling
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+SAMPLE = Path(__file__).parents[1] / "data" / "sample"
+FAKE, REAL = 0, 1
+PER_CLASS = {"train": 1200, "test": 300}
+
+Rows = dict[str, list[dict[str, Any]]]
+Arrays = dict[str, np.ndarray]
+
+
+@pytest.fixture(scope="module")
+def rows() -> Rows:
+    return {name: pq.read_table(SAMPLE / f"{name}.parquet").to_pylist() for name in PER_CLASS}
+
+
+@pytest.fixture(scope="module")
+def images(rows: Rows) -> Arrays:
+    """uint8 (N, 32, 32, 3) a split."""
+    return {name: np.stack([np.asarray(opened(row)) for row in rows[name]]) for name in rows}
+
+
+@pytest.fixture(scope="module")
+def labels(rows: Rows) -> Arrays:
+    return {name: np.array([row["label"] for row in rows[name]]) for name in rows}
+
+
+def opened(row: dict[str, Any]) -> JpegImageFile:
+    return JpegImageFile(io.BytesIO(row["image"]["bytes"]))
+
+
+def test_the_sample_is_small_enough_for_git() -> None:
+    assert sum(path.stat().st_size for path in SAMPLE.glob("*.parquet")) < 3_000_000
+    assert (SAMPLE / "preview.png").stat().st_size < 150_000
+
+
+@pytest.mark.parametrize("split", PER_CLASS)
+def test_both_classes_have_the_same_number_of_images(labels: Arrays, split: str) -> None:
+    assert np.bincount(labels[split]).tolist() == [PER_CLASS[split]] * 2
+
+
+@pytest.mark.parametrize("split", PER_CLASS)
+def test_paths_name_the_class_and_nothing_else(rows: Rows, split: str) -> None:
+    for label, name in ((FAKE, "FAKE"), (REAL, "REAL")):
+        paths = [row["image"]["path"] for row in rows[split] if row["label"] == label]
+        assert paths == [f"{name}/{number:04}.jpg" for number in range(1, PER_CLASS[split] + 1)]
+
+
+def test_every_image_is_a_jpeg_with_the_same_settings(rows: Rows) -> None:
+    # Pillow's quality 75 with chroma 4:2:0, the settings of CIFAKE
+    buffer = io.BytesIO()
+    Image.new("RGB", (32, 32)).save(buffer, "JPEG", quality=75, subsampling="4:2:0")
+    buffer.seek(0)
+    expected = JpegImageFile(buffer).quantization
+    for row in (row for split in rows.values() for row in split):
+        image = opened(row)
+        assert (image.mode, image.size) == ("RGB", (32, 32))
+        assert image.quantization == expected
+        assert get_sampling(image) == 2  # 4:2:0
+        assert "exif" not in image.info
+        assert "comment" not in image.info
+
+
+def test_no_image_appears_twice(images: Arrays) -> None:
+    everything = [image.tobytes() for split in images.values() for image in split]
+    assert len(set(everything)) == len(everything)
+
+
+@pytest.mark.parametrize("split", PER_CLASS)
+def test_brightness_and_contrast_are_alike(images: Arrays, labels: Arrays, split: str) -> None:
+    fake, real = (images[split][labels[split] == label].astype(float) for label in (FAKE, REAL))
+    np.testing.assert_allclose(fake.mean((0, 1, 2)), real.mean((0, 1, 2)), atol=8)
+    np.testing.assert_allclose(fake.std((0, 1, 2)), real.std((0, 1, 2)), atol=8)
+    contrast = [x.std((1, 2)).mean() for x in (fake, real)]  # of the mean image, not of the set
+    assert abs(contrast[0] - contrast[1]) < 4
+
+
+def test_colour_statistics_do_not_give_the_answer_away(images: Arrays, labels: Arrays) -> None:
+    def statistics(split: str) -> np.ndarray:
+        return np.concatenate([images[split].mean((1, 2)), images[split].std((1, 2))], 1)
+
+    classifier = make_pipeline(StandardScaler(), LogisticRegression())
+    classifier.fit(statistics("train"), labels["train"])
+    assert classifier.score(statistics("test"), labels["test"]) < 0.65
+
+
+def test_datasets_reads_images_and_class_names(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    files = {name: str(SAMPLE / f"{name}.parquet") for name in PER_CLASS}
+    sample = datasets.load_dataset("parquet", data_files=files, cache_dir=str(tmp_path))
+    assert sample["test"].features["label"].names == ["FAKE", "REAL"]
+    assert sample["test"][0]["image"].size == (32, 32)
+    assert sample.num_rows == {name: 2 * count for name, count in PER_CLASS.items()}
