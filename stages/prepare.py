@@ -9,18 +9,22 @@ import contextlib
 import hashlib
 import io
 import json
+import math
+import mmap
+import multiprocessing
 import os
 import re
+import signal
 import sys
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image, JpegImagePlugin, UnidentifiedImageError
@@ -37,8 +41,9 @@ SAMPLE = Path("data/sample")
 PUBLISHED_COUNTS = {"train": [50_000, 50_000], "test": [10_000, 10_000]}  # FAKE, REAL
 PUBLISHED_DIGEST = "bdd10be57a6fc05ffd2c1b6d3fbfa67614001988ac5a4db881ea22bb7c51e1b3"
 SIZE = 32
-ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError)
-CHUNK = 250  # images that a thread decodes at a time
+CHUNK = 250  # images that a process decodes at a time
+MOST_PROCESSES = 8
+T = TypeVar("T")
 # An encoder setting that this share of one class has and the other lacks is worth an alarm; less is chance.
 JPEG_ALARM = 0.05
 
@@ -72,8 +77,8 @@ def main() -> None:
 
     count = sum(len(split.names) for split in encoded.values())
     with tqdm(total=count, desc="decode", unit=" images", unit_scale=True, disable=None) as bar:
-        train = decode_split(encoded["train"], bar)
-        test = decode_split(encoded["test"], bar)
+        train = decode_split(encoded.pop("train"), bar)
+        test = decode_split(encoded.pop("test"), bar)
 
     in_val = validation_mask(train, choices["val_fraction"], choices["seed"])
     leaked = np.isin(test.hashes, train.hashes)
@@ -142,6 +147,8 @@ def from_parquet(folder: Path) -> dict[str, Encoded]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    # Arrow's own pool would keep the memory, and every decoding process inherit it
+    pa.set_memory_pool(pa.system_memory_pool())
     splits = {}
     for name in ("train", "test"):
         path = folder / f"{name}.parquet"
@@ -188,8 +195,9 @@ def from_table(where: str, table: Any, classes: list[str] | None) -> Encoded:
     if classes is not None and classes != CLASSES:
         raise UserError(f"{where} has the label order {classes}, expected {CLASSES}: its labels would be swapped")
     try:
-        image = table["image"].combine_chunks()
-        data, paths = image.field("bytes").to_pylist(), image.field("path").to_pylist()
+        chunks = table["image"].chunks
+        data = [data for chunk in chunks for data in chunk.field("bytes").to_pylist()]
+        paths = [path for chunk in chunks for path in chunk.field("path").to_pylist()]
         labels = np.array(table["label"].to_pylist(), np.int64)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{where} lacks the columns image (bytes, path) and label: {error}") from None
@@ -229,7 +237,8 @@ def from_folder(root: Path) -> dict[str, Encoded]:
 def from_zip(path: Path) -> dict[str, Encoded]:
     """The Kaggle archive itself, or one with its layout in one folder."""
     try:
-        archive = zipfile.ZipFile(path)
+        # In memory: processes would share the position in an open file
+        archive = zipfile.ZipFile(io.BytesIO(path.read_bytes()))
     except (zipfile.BadZipFile, OSError) as error:
         raise UserError(f"CIFAKE_SOURCE={path} is not a folder or a whole zip file ({error})") from None
     members = {}
@@ -262,34 +271,78 @@ def from_split_names(where: str, split: str, files: Iterable[str], read: Callabl
 def decode_split(split: Encoded, bar: tqdm) -> Decoded:
     """Read, check and decode every image, in parallel. Raises UserError on the first bad one."""
     n = len(split.names)
-    images = np.empty((n, SIZE, SIZE, 3), np.uint8)
-    hashes = np.empty(n, "S16")
-    settings = [""] * n
+    images = shared((n, SIZE, SIZE, 3), "u1")
+    hashes = shared((n,), "S16")
     known: dict[bytes, str] = {}
 
-    def work(start: int) -> int:
-        stop = min(start + CHUNK, n)
-        for i in range(start, stop):
+    def work(start: int) -> list[str]:
+        settings = []
+        for i in range(start, min(start + CHUNK, n)):
             try:
-                images[i], settings[i] = decode_strictly(split.read(i), known)
-            except (UserError, OSError, RuntimeError, *ZIP_ERRORS) as error:
+                images[i], setting = decode_strictly(split.read(i), known)
+            except (UserError, OSError, RuntimeError, zipfile.BadZipFile, zlib.error, EOFError) as error:
                 raise UserError(f"{split.names[i]}: {error}; expected a whole {SIZE}x{SIZE} RGB JPEG") from None
             hashes[i] = hashlib.blake2b(images[i], digest_size=16).digest()
-        return stop - start
+            settings.append(setting)
+        return settings
 
-    # Threads: reading, decoding and hashing run outside Python's lock, and pixels need no copy.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        try:
-            for done in [pool.submit(work, start) for start in range(0, n, CHUNK)]:
-                bar.update(done.result())
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    jpeg: Counter[tuple[int, str]] = Counter()
+    for start, settings in zip(starts := range(0, n, CHUNK), in_parallel(work, starts), strict=True):
+        jpeg.update(zip(split.labels[start : start + CHUNK].tolist(), settings, strict=True))
+        bar.update(len(settings))
 
     object_class = object_classes(split.names)
     order = np.lexsort((object_class, split.labels, hashes))
-    jpeg = Counter(zip(split.labels.tolist(), settings, strict=True))
     return Decoded(images, order, hashes[order], split.labels[order], object_class[order], jpeg)
+
+
+def shared(shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    """An array that forked processes write and this one reads. Not in /dev/shm, which is small in containers."""
+    return np.frombuffer(mmap.mmap(-1, math.prod(shape) * np.dtype(dtype).itemsize), dtype).reshape(shape)
+
+
+def in_parallel(work: Callable[[int], T], starts: Sequence[int]) -> Iterator[T]:
+    """Yield work(start) of each start, in order, computed by forked processes.
+
+    Not threads: decoding one small image is so short that two of them spent their time handing Python's lock to
+    each other. Forked, because then neither the source nor the pixels travel between the processes.
+    """
+    context = multiprocessing.get_context("fork")
+    count = min(os.cpu_count() or 1, MOST_PROCESSES)
+    pipes, workers = [], []
+
+    def serve(mine: Sequence[int], pipe: Connection) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent answers
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        with contextlib.suppress(BrokenPipeError):  # the parent was killed
+            for start in mine:
+                try:
+                    result: T | Exception = work(start)
+                except Exception as error:
+                    result = error
+                pipe.send(result)
+
+    try:
+        for first in range(count):
+            receiving, sending = context.Pipe(duplex=False)
+            worker = context.Process(target=serve, args=(starts[first::count], sending), daemon=True)
+            worker.start()
+            sending.close()
+            pipes.append(receiving)
+            workers.append(worker)
+        for i in range(len(starts)):
+            result = pipes[i % count].recv()
+            if isinstance(result, Exception):
+                raise result
+            yield result
+    except EOFError:
+        raise UserError(
+            "a decoding process was killed, perhaps for want of memory: free some and run it again"
+        ) from None
+    finally:
+        for worker in workers:
+            worker.terminate()
+            worker.join()
 
 
 def decode_strictly(data: bytes, known: dict[bytes, str]) -> tuple[np.ndarray, str]:
