@@ -8,30 +8,27 @@ that table. Nothing is chosen here: threshold and temperature were chosen on val
 from model.json.
 """
 
-from detector import device as devices
+import csv
+import json
+from collections.abc import Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
 
-devices.claim()  # before torch is imported: CUDA must see only the GPU that this run has
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from sklearn.metrics import precision_recall_curve, roc_curve
+from tqdm import tqdm
 
-import csv  # noqa: E402
-import json  # noqa: E402
-from collections.abc import Iterable, Sequence  # noqa: E402
-from functools import partial  # noqa: E402
-from pathlib import Path  # noqa: E402
-from typing import Any  # noqa: E402
-
-import numpy as np  # noqa: E402
-import pyarrow as pa  # noqa: E402
-import pyarrow.parquet as pq  # noqa: E402
-import torch  # noqa: E402
-from PIL import Image, ImageDraw, ImageFont  # noqa: E402
-from sklearn.metrics import precision_recall_curve, roc_curve  # noqa: E402
-from tqdm import tqdm  # noqa: E402
-
-from detector.data import CLASSES, FAKE, OBJECT_CLASSES, Split, load_split  # noqa: E402
-from detector.errors import UserError, replacing, run  # noqa: E402
-from detector.metrics import calibration_bins, classification_metrics, probability  # noqa: E402
-from detector.model import load, predict_logits  # noqa: E402
-from stages.params import load_params  # noqa: E402
+from detector.data import CLASSES, FAKE, OBJECT_CLASSES, Split, load_split
+from detector.device import claim
+from detector.errors import UserError, replacing, run
+from detector.metrics import calibration_bins, classification_metrics, probability
+from detector.model import load, predict_logits
+from stages.params import load_params
 
 CURVE_POINTS = 300  # more than a screen shows, and a file that is small enough for git
 CALIBRATION_BINS = 15
@@ -39,7 +36,10 @@ COLUMNS, TILE, ENLARGED = 8, 128, 96  # of the contact sheet: tiles in a row, pi
 
 
 def main() -> None:
+    claim()
     options = load_params()["evaluate"]
+    if not isinstance(options["batch_size"], int) or options["batch_size"] < 1:
+        raise UserError(f"evaluate.batch_size is {options['batch_size']!r} in params.yaml: 1 or more")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network, info = load("models/trained", device)
     test = load_split("data/test.safetensors")
@@ -80,7 +80,7 @@ def main() -> None:
 
 def check_fit(info: dict[str, Any], test: Split) -> None:
     """Raise UserError where the model was not made for this data."""
-    missing = {"input_size", "mean", "std", "classes", "threshold", "temperature"} - info.keys()
+    missing = {"input_size", "mean", "std", "mirror", "classes", "threshold", "temperature"} - info.keys()
     if missing:
         raise UserError(f"models/trained/model.json lacks {', '.join(sorted(missing))}: `dvc repro -f train`")
     if info["classes"] != CLASSES:

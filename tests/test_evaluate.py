@@ -1,0 +1,287 @@
+"""`dvc repro evaluate`: numbers, scores and plots of a small model on a small test split."""
+
+import csv
+import json
+import math
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from safetensors.numpy import save_file
+from sklearn import metrics as sk
+
+from detector.data import load_split
+from detector.metrics import probability
+from detector.model import build, predict_logits, save
+
+ROOT = Path(__file__).parent.parent
+TEST = "data/test.safetensors"
+N = 400
+TEMPERATURE = 2.0
+
+
+def write_split(path: Path, labels: np.ndarray, object_class: np.ndarray, leaked: np.ndarray) -> None:
+    """FAKE images are a little brighter than REAL ones, so that an untrained network tells some apart."""
+    random = np.random.default_rng(0)
+    images = random.integers(0, 160, (len(labels), 32, 32, 3), dtype=np.uint8)
+    images += (random.integers(0, 40, len(labels)) + 25 * (labels == 0)).astype(np.uint8)[:, None, None, None]
+    info = {"dataset": "sample", "name": "test", "classes": ["FAKE", "REAL"], "digest": "0"}
+    tensors: dict[str, np.ndarray] = {
+        "images": images,
+        "labels": labels.astype(np.int64),
+        "object_class": object_class.astype(np.int8),
+        "leaked": leaked.astype(np.uint8),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, path, metadata={"split": json.dumps(info, sort_keys=True)})
+
+
+def write_model(folder: Path) -> None:
+    """An untrained network whose threshold calls half of the test images FAKE."""
+    torch.manual_seed(1)
+    spec: dict[str, Any] = {"timm": "test_resnet", "args": {}, "stem": None}
+    network = build(spec)
+    info = {
+        **spec,
+        "input_size": 32,
+        "mean": [0.35, 0.35, 0.35],
+        "std": [0.2, 0.2, 0.2],
+        "mirror": True,
+        "classes": ["FAKE", "REAL"],
+        "temperature": TEMPERATURE,
+    }
+    logits = predict_logits(network, load_split(folder / TEST).images, info, 1000)
+    info["threshold"] = float(np.median(probability(logits, TEMPERATURE)))
+    save(folder / "models/trained", network, info)
+
+
+def evaluate(folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "stages.evaluate"], cwd=folder, capture_output=True, text=True)
+
+
+def lay_out(folder: Path, labels: np.ndarray, object_class: np.ndarray, leaked: np.ndarray) -> None:
+    """A project as `dvc repro train` leaves it."""
+    for name in ("stages", "detector"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(ROOT / name, folder)
+    write_split(folder / TEST, labels, object_class, leaked)
+    write_model(folder)
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("evaluated")
+    numbers = np.arange(N)
+    # the leaked images are all of one kind, so that leaving them out changes the accuracy
+    lay_out(folder, numbers % 2, numbers // 2 % 10, (numbers % 2 == 0) & (numbers < 80))
+    done = evaluate(folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def model_card(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "models/trained/model.json").read_text())
+
+
+def outputs(folder: Path) -> dict[str, bytes]:
+    files = [*folder.glob("metrics/*"), *folder.glob("plots/test/*")]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(files)}
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_metrics_are_those_of_the_scores(evaluated: Path) -> None:
+    scores = pq.read_table(evaluated / "metrics/test_scores.parquet").to_pydict()
+    is_fake = np.array(scores["label"]) == 0
+    p_fake = np.array(scores["p_fake"])
+    said_fake = p_fake >= model_card(evaluated)["threshold"]
+    kept = ~np.array(scores["leaked"])
+    result = json.loads((evaluated / "metrics/test.json").read_text())
+    ece = result.pop("ece")
+    assert 0 < ece < 1
+    assert result == pytest.approx(
+        {
+            "accuracy": sk.accuracy_score(is_fake, said_fake),
+            "auroc": sk.roc_auc_score(is_fake, p_fake),
+            "average_precision": sk.average_precision_score(is_fake, p_fake),
+            "f1": sk.f1_score(is_fake, said_fake),
+            "fake_recall": sk.recall_score(is_fake, said_fake),
+            "real_recall": sk.recall_score(~is_fake, ~said_fake),
+            "accuracy_without_leaked": sk.accuracy_score(is_fake[kept], said_fake[kept]),
+        },
+        abs=1e-6,
+    )
+    # otherwise this test would compare nothing with nothing
+    assert 0.02 < abs(result["auroc"] - 0.5) < 0.5
+    assert 0 < result["fake_recall"] < 1
+    assert 0 < result["real_recall"] < 1
+    assert abs(result["accuracy"] - result["accuracy_without_leaked"]) > 1e-3
+
+
+def test_every_test_image_has_one_score(evaluated: Path) -> None:
+    table = pq.read_table(evaluated / "metrics/test_scores.parquet")
+    types = {field.name: str(field.type) for field in table.schema}
+    assert types == {
+        "index": "int32",
+        "label": "int8",
+        "object_class": "int8",
+        "leaked": "bool",
+        "logit": "float",
+        "p_fake": "double",
+    }
+    scores = table.to_pydict()
+    assert scores["index"] == list(range(N))
+    assert scores["label"] == [i % 2 for i in range(N)]
+    assert sum(scores["leaked"]) == 40
+    expected = [1 / (1 + math.exp(-logit / TEMPERATURE)) for logit in scores["logit"]]
+    assert scores["p_fake"] == pytest.approx(expected)
+
+
+def test_confusion_matrix_counts_every_image_once(evaluated: Path) -> None:
+    result = json.loads((evaluated / "metrics/test.json").read_text())
+    matrix = rows(evaluated / "plots/test/confusion.csv")
+    count = {(row["actual"], row["predicted"]): int(row["count"]) for row in matrix}
+    assert set(count) == {(a, b) for a in ("FAKE", "REAL") for b in ("FAKE", "REAL")}
+    assert sum(count.values()) == N
+    assert count["FAKE", "FAKE"] / (N / 2) == pytest.approx(result["fake_recall"])
+    assert count["REAL", "REAL"] / (N / 2) == pytest.approx(result["real_recall"])
+
+
+def test_thinned_curves_keep_their_ends_and_area(evaluated: Path) -> None:
+    result = json.loads((evaluated / "metrics/test.json").read_text())
+    roc = rows(evaluated / "plots/test/roc.csv")
+    x = [float(row["false_positive_rate"]) for row in roc]
+    y = [float(row["true_positive_rate"]) for row in roc]
+    assert ((x[0], y[0]), (x[-1], y[-1])) == ((0, 0), (1, 1))
+    assert sk.auc(x, y) == pytest.approx(result["auroc"], abs=0.01)
+    curve = rows(evaluated / "plots/test/precision_recall.csv")
+    recall = [float(row["recall"]) for row in curve]
+    precision = [float(row["precision"]) for row in curve]
+    assert (recall[0], recall[-1], precision[-1]) == (0, 1, 0.5)
+    assert sk.auc(recall, precision) == pytest.approx(result["average_precision"], abs=0.02)
+    assert max(len(roc), len(curve)) <= 300
+
+
+def test_accuracy_by_object_class(evaluated: Path) -> None:
+    result = json.loads((evaluated / "metrics/test.json").read_text())
+    classes = rows(evaluated / "plots/test/object_classes.csv")
+    assert [row["object_class"] for row in classes] == [
+        *"airplane automobile bird cat deer dog frog horse ship truck".split(),
+        "all",
+    ]
+    assert float(classes[-1]["accuracy"]) == pytest.approx(result["accuracy"])
+    assert np.mean([float(row["accuracy"]) for row in classes[:-1]]) == pytest.approx(result["accuracy"], abs=1e-4)
+
+
+def test_contact_sheet_is_a_small_picture(evaluated: Path) -> None:
+    path = evaluated / "plots/test/mistakes.png"
+    assert path.stat().st_size < 300_000
+    with Image.open(path) as sheet:
+        assert sheet.width == 1024
+        assert not sheet.info  # no date, no software: the same mistakes give the same bytes
+
+
+def test_same_model_and_data_give_the_same_bytes(evaluated: Path) -> None:
+    before = outputs(evaluated)
+    assert evaluate(evaluated).returncode == 0
+    assert outputs(evaluated) == before
+
+
+def test_every_plot_of_dvc_yaml_shows_something(tmp_path: Path) -> None:
+    """Also for a data set without object classes, such as the sample."""
+    lay_out(tmp_path, np.arange(60) % 2, np.full(60, -1), np.zeros(60))
+    done = evaluate(tmp_path)
+    assert done.returncode == 0, done.stderr
+    classes = rows(tmp_path / "plots/test/object_classes.csv")
+    assert [row["object_class"] for row in classes] == ["all"]
+    for split in ("train", "val"):
+        for metric in ("loss", "accuracy"):
+            path = tmp_path / f"plots/training/plots/metrics/{split}/{metric}.tsv"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"step\t{metric}\n0\t0.7\n1\t0.6\n")
+
+    dvc = [sys.executable, "-m", "dvc"]
+    subprocess.run([*dvc, "init", "--no-scm", "-q"], cwd=tmp_path, check=True)
+    shutil.copytree(ROOT / ".dvc/plots", tmp_path / ".dvc/plots")
+    shown = subprocess.run([*dvc, "plots", "show", "--json"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    plots = json.loads(shown.stdout)
+    assert not plots.get("errors")
+    assert len(plots["data"]) == 8
+    for name, (plot,) in plots["data"].items():
+        if name.endswith(".png"):
+            assert plot["type"] == "image"
+        else:
+            assert plot["content"]["data"]["values"], name
+            assert "<DVC_METRIC" not in json.dumps(plot["content"]), name
+
+
+def test_a_missing_model_ends_in_one_line(evaluated: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "project"
+    shutil.copytree(evaluated, folder)
+    before = outputs(folder)
+    shutil.rmtree(folder / "models/trained")
+    done = evaluate(folder)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: no model in models/trained")
+    assert "dvc repro" in line
+    assert "dvc pull" in line
+    assert outputs(folder) == before
+
+
+# All in one process: importing torch takes longer than everything else here.
+TELL_REFUSALS = """
+import os, sys
+from detector.errors import UserError
+from stages.evaluate import main
+for folder in sys.argv[1:]:
+    os.chdir(folder)
+    try:
+        main()
+    except UserError as error:
+        print(error)
+"""
+
+
+def test_what_does_not_fit_is_refused(evaluated: Path, tmp_path: Path) -> None:
+    changed_cards: dict[str, dict[str, Any]] = {
+        "the model takes 64x64 RGB images, data/test.safetensors has 32x32x3": {"input_size": 64},
+        "the model has the classes ['REAL', 'FAKE']": {"classes": ["REAL", "FAKE"]},
+        "model.json lacks threshold": {"threshold": None},
+    }
+    expected = [*changed_cards, "data/test.safetensors is missing", "need FAKE and REAL images"]
+    folders = [tmp_path / str(number) for number in range(len(expected))]
+    for folder in folders:
+        shutil.copytree(evaluated, folder)
+    before = outputs(evaluated)
+    for folder, change in zip(folders, changed_cards.values(), strict=False):
+        card = {**model_card(folder), **change}
+        kept = {name: value for name, value in card.items() if value is not None}
+        (folder / "models/trained/model.json").write_text(json.dumps(kept | {"stem": None}))
+    (folders[-2] / TEST).unlink()
+    write_split(folders[-1] / TEST, np.zeros(20), np.zeros(20), np.zeros(20))
+
+    done = subprocess.run(
+        [sys.executable, "-c", TELL_REFUSALS, *map(str, folders)],
+        cwd=evaluated,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(expected), done.stdout
+    for line, words in zip(lines, expected, strict=True):
+        assert words in line
+    for folder in folders:
+        assert outputs(folder) == before
