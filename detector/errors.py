@@ -73,7 +73,9 @@ def _machine_limit(error: Exception) -> str | None:
     # torch reports a failed allocation as a RuntimeError on the CPU and as OutOfMemoryError on a GPU, and it is
     # told by its words so that programs without torch need not import it
     if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
-        return "out of memory: lower train.batch_size (-S train.batch_size=...), or free memory and run it again"
+        return (
+            "out of memory: lower batch_size in params.yaml (models.<name> or evaluate), or free memory, and try again"
+        )
     no_space = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     written = "os error" in text and any(f"os error {code})" in text for code in no_space)  # safetensors
     if written or (isinstance(error, OSError) and error.errno in no_space):

@@ -116,11 +116,11 @@ def _fits_small_maps(module: nn.Conv2d) -> bool:
 
 
 def _replace_stem(network: Any, name: str) -> None:
-    if isinstance(network, timm.models.ResNet):
+    if issubclass(type(network), timm.models.ResNet):
         width = network.bn1.num_features
         network.conv1 = nn.Conv2d(3, width, 3, 2, padding=1, bias=False)
         network.maxpool = nn.Sequential(*conv_bn_relu(width, width, stride=2))
-    elif isinstance(network, timm.models.VisionTransformer):
+    elif issubclass(type(network), timm.models.VisionTransformer):
         width = network.embed_dim
         widths = [3, width // 8, width // 4, width // 2]
         steps = [layer for pair in itertools.pairwise(widths) for layer in conv_bn_relu(*pair, stride=2)]
@@ -167,6 +167,7 @@ def save(folder: str | Path, network: nn.Module, info: dict[str, Any]) -> None:
         new.mkdir()
         state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
         save_file(state, new / "model.safetensors")
+        (new / "model.safetensors").chmod(0o644)  # save_file leaves it to its owner alone
         (new / "model.json").write_text(json.dumps(info, indent=2) + "\n")
 
 

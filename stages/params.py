@@ -1,4 +1,7 @@
-"""params.yaml, read as DVC reads it."""
+"""params.yaml, read as DVC reads it.
+
+As a stage of its own, before the others: of a misspelt model DVC would only say that a parameter is missing.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -6,7 +9,13 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from detector.errors import UserError
+from detector.errors import UserError, run
+
+MODEL_KEYS = "timm args stem pretrained epochs batch_size optimizer learning_rate weight_decay ema_decay".split()
+
+
+def main() -> None:
+    model_entry(load_params())
 
 
 def load_params() -> dict[str, Any]:
@@ -20,3 +29,17 @@ def load_params() -> dict[str, Any]:
         raise UserError("no params.yaml here: run this from the root of the repository") from None
     except YAMLError as error:
         raise UserError(f"params.yaml is not valid YAML: {error}") from None
+
+
+def model_entry(params: dict[str, Any]) -> dict[str, Any]:
+    """Return the entry of `models` that `model` names. Raises UserError where there is none, or a part is missing."""
+    name, models = params["model"], params["models"]
+    if name not in models:
+        raise UserError(f"model is {name!r}; params.yaml has {', '.join(models)}")
+    if missing := [key for key in MODEL_KEYS if key not in models[name]]:
+        raise UserError(f"models.{name} in params.yaml lacks {', '.join(missing)}: see the other entries")
+    return models[name]
+
+
+if __name__ == "__main__":
+    run(main)

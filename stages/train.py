@@ -30,21 +30,15 @@ from detector.device import claim, describe
 from detector.errors import UserError, replacing, run
 from detector.metrics import choose_threshold, fit_temperature, probability
 from detector.model import build, normalize, predict_logits, save
-from stages.params import load_params
+from stages.params import load_params, model_entry
 from stages.resume import RunState, digest_of, optimizer_tensors, prefixed, restore_optimizer, without_prefix
 
 EVALUATION_BATCH = 1000
-MODEL_KEYS = "timm args stem pretrained epochs batch_size optimizer learning_rate weight_decay ema_decay".split()
 
 
 def main() -> None:
     params = load_params()
-    seed, model_name = params["seed"], params["model"]
-    if model_name not in params["models"]:
-        raise UserError(f"model is {model_name!r}; params.yaml has {', '.join(params['models'])}")
-    spec, options = params["models"][model_name], params["train"]
-    if missing := [key for key in MODEL_KEYS if key not in spec]:
-        raise UserError(f"models.{model_name} in params.yaml lacks {', '.join(missing)}: see the other entries")
+    seed, options, spec = params["seed"], params["train"], model_entry(params)
 
     claim()
     torch.use_deterministic_algorithms(True)
@@ -87,7 +81,7 @@ def main() -> None:
         best = without_prefix("best", tensors)
         print(f"going on after epoch {len(history)} of {epochs}, from {state.folder}", flush=True)
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    print(f"{model_name}: {parameters:,} parameters, {describe()}, {precision}", flush=True)
+    print(f"{params['model']}: {parameters:,} parameters, {describe()}, {precision}", flush=True)
 
     total = epochs * steps_per_epoch * batch_size
     bar = tqdm(
