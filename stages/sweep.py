@@ -24,7 +24,7 @@ from detector.errors import UserError, run
 
 RETRIES = 2
 POLL_SECONDS = 2.0
-START_SECONDS = 20.0  # until a worker that was started is seen for sure
+START_SECONDS = 5.0  # until a worker that was started is seen for sure
 
 EXAMPLES = """examples:
   python -m stages.sweep -S model=resnet18,vit_tiny -S seed=0,1,2
@@ -38,7 +38,8 @@ def main() -> None:
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     warn_of_untracked()
     waiting = queue(arguments.set_param)
-    print(f"queued {len(waiting)} experiments: {' '.join(waiting)}", flush=True)
+    total = len(waiting)
+    print(f"queued {total} experiments: {' '.join(waiting)}", flush=True)
     try:
         failed = work_off(waiting, arguments.jobs)
     except KeyboardInterrupt:
@@ -50,7 +51,7 @@ def main() -> None:
         sys.exit(128 + signal.SIGINT)
     if failed:
         logs = "; ".join(f"dvc queue logs {name}" for name in failed)
-        raise UserError(f"{len(failed)} experiments failed {RETRIES + 1} times. See: {logs}")
+        raise UserError(f"{len(failed)} of {total} experiments failed {RETRIES + 1} times. See: {logs}")
     print("every experiment has its result", flush=True)
 
 
@@ -103,6 +104,7 @@ def work_off(waiting: dict[str, list[str]], jobs: int) -> list[str]:
     tries = dict.fromkeys(waiting, 1)
     done: list[str] = []
     failed: list[str] = []
+    workers: set[int] = set()
     last_start = -START_SECONDS
     said = ""
     with Repo() as repo:
@@ -112,7 +114,7 @@ def work_off(waiting: dict[str, list[str]], jobs: int) -> list[str]:
             queued = {entry.name for entry in tasks.iter_queued()}
             running = {entry.name for entry in tasks.iter_active()}
             finished = results()
-            workers = count_workers(Path(tasks.wdir))
+            workers = living(workers, Path(tasks.wdir))
             starting = time.monotonic() - last_start < START_SECONDS
 
             for name in [name for name in waiting if name not in queued | running]:
@@ -132,7 +134,7 @@ def work_off(waiting: dict[str, list[str]], jobs: int) -> list[str]:
                 for name in running & waiting.keys():  # their worker died and nobody will end them
                     print(f"{name} has lost its worker", flush=True)
                     command("dvc", "queue", "kill", "--force", name)
-            if queued and workers < jobs and not starting:
+            if queued and len(workers) < jobs and not starting:
                 command("dvc", "queue", "start", "--jobs", str(jobs))
                 last_start = time.monotonic()
 
@@ -152,15 +154,27 @@ def results() -> set[str]:
     return {ref.rsplit("/", 1)[1] for ref in refs}
 
 
-def count_workers(folder: Path) -> int:
-    """How many workers live. `dvc queue status` asks them, and busy ones answer too late."""
-    count = 0
+def living(workers: set[int], folder: Path) -> set[int]:
+    """Process ids of the workers: those of `workers`, and any new ones, that still live.
+
+    `dvc queue status` asks them, and busy ones answer too late: it then starts others of the same name, whose files
+    take the place of the first ones', so those must be remembered.
+    """
+    found = set(workers)
     for path in folder.glob("dvc-exp-worker-*.json"):
         worker = json.loads(path.read_text())
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(worker["pid"], 0)
-            count += worker["returncode"] is None  # else the number belongs to a later process
-    return count
+        if worker["returncode"] is None:
+            found.add(worker["pid"])
+        else:  # the number may belong to a later process
+            found.discard(worker["pid"])
+    return {pid for pid in found if is_alive(pid)}
+
+
+def is_alive(pid: int) -> bool:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, 0)
+        return True
+    return False
 
 
 def command(*words: str) -> str:
