@@ -1,0 +1,67 @@
+# The commands people type. Everything runs in .venv, which the first target that needs it makes.
+
+PYTHON ?= python3
+INSTALL ?= .venv/bin/python -m pip install --disable-pip-version-check
+# The smallest run that still trains, tests and plots: the sample in git, two epochs.
+DEMO ?= -S dataset=sample -S models.resnet18.epochs=2
+# The columns that matter, and every parameter in which experiments differ.
+COMPARE = .venv/bin/dvc exp show --md --only-changed --sort-by accuracy --sort-order desc \
+	--keep '(params.yaml:)?(Experiment|model|dataset|seed|accuracy|auroc|fake_recall|real_recall|ece|seconds)$$' \
+	--drop '(?!(prepare|train|evaluate|models)\.)'
+
+# DVC starts the stages with `python`: let that be .venv's.
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo compare leaderboard sweep test test-all lint format hooks clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+
+demo: .venv/.run-time ## Run the whole pipeline on the sample, in two minutes; the work tree stays as it is
+	.venv/bin/dvc exp run --temp --force --name demo $(DEMO)
+	@$(COMPARE)
+	@echo "Plots of the demo beside those of the work tree:"
+	@.venv/bin/dvc plots diff workspace demo --out dvc_plots
+
+compare: .venv/.run-time ## Compare experiments, the best first
+	@$(COMPARE)
+
+leaderboard: .venv/.run-time ## Write the table of published runs into README.md
+	.venv/bin/python -m stages.leaderboard
+
+sweep: .venv/.run-time ## Queue a grid of experiments, run it, retry what failed: make sweep JOBS=2 GRID="-S model=resnet18,vit_tiny"
+	.venv/bin/python -m stages.sweep $(if $(JOBS),--jobs $(JOBS)) $(GRID)
+
+test: .venv/.dev ## Run the fast tests
+	.venv/bin/pytest
+
+test-all: .venv/.dev ## Run all tests, the slow ones too
+	.venv/bin/pytest -m ""
+
+lint: .venv/.dev ## Check style and types
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+
+format: .venv/.dev ## Rewrite the code in the project's style
+	.venv/bin/ruff check --fix
+	.venv/bin/ruff format
+
+hooks: .venv/.dev ## Check every commit as `make lint` does (git hook)
+	.venv/bin/pre-commit install
+
+clean: ## Remove .venv, caches and rendered plots; data, models and experiments stay
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache dvc_plots
+	find . -name __pycache__ -not -path './.dvc/*' -prune -exec rm -rf {} +
+
+.venv/.run-time: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: $(PYTHON) is not Python 3.11 or newer: name one that is, as in 'make PYTHON=python3.12'" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(INSTALL) -r requirements.txt
+	@touch $@
+
+.venv/.dev: requirements-dev.txt .venv/.run-time
+	$(INSTALL) -r requirements-dev.txt
+	@touch $@

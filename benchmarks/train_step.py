@@ -1,0 +1,118 @@
+"""How fast a training step is, and what the choices in it are worth: ratios, all from one run.
+
+    python -m benchmarks.train_step             every model of params.yaml
+    python -m benchmarks.train_step resnet18    one
+
+Images/s of the real step (gather, augment, normalize, forward, backward, update, average) over those of the same step
+on one batch that is already there, augmented and normalized. Then the same step in the other precision, compiled, and
+without the small-map convolutions. Variants take turns, so that whatever else the machine does meets all alike.
+"""
+
+import argparse
+import copy
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import stages  # noqa: F401  (sets the environment before torch reads it)
+
+import torch  # isort: skip
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm import tqdm
+
+from detector.device import claim, describe
+from detector.errors import run
+from detector.model import SmallMapConv2d, build, normalize
+from stages.params import load_params
+from stages.train import batches, choose_precision, make_optimizer, train_step
+
+INFO = {"mean": [0.47, 0.46, 0.42], "std": [0.24, 0.24, 0.27]}  # any numbers will do
+IMAGES = 20_000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    params = load_params()
+    parser.add_argument("models", nargs="*", default=list(params["models"]), metavar="model")
+    parser.add_argument("--steps", type=int, default=3, help="of each turn of a variant (default: %(default)s)")
+    parser.add_argument("--turns", type=int, default=5, help="of each variant (default: %(default)s)")
+    parser.add_argument("--compile", action="store_true", help="torch.compile too, which takes a minute to start")
+    arguments = parser.parse_args()
+    claim()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    for name in arguments.models:
+        compare(name, params, device, arguments)
+
+
+def compare(name: str, params: dict[str, Any], device: torch.device, arguments: argparse.Namespace) -> None:
+    spec, options = params["models"][name], params["train"]
+    precision = choose_precision(options["precision"], device)
+    other = "fp32" if precision == "bf16" else "bf16"
+    generator = torch.Generator(device).manual_seed(0)
+    images = torch.randint(0, 256, (IMAGES, 32, 32, 3), dtype=torch.uint8, generator=generator, device=device)
+    targets = torch.randint(0, 2, (IMAGES,), generator=generator, device=device).float()
+
+    def real() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        while True:
+            for x, y in batches(images, targets, spec["batch_size"], options["augment"], generator):
+                yield normalize(x, INFO), y
+
+    x, y = next(real())
+    resident = itertools.repeat((x, y))
+    network = build(spec).to(memory_format=torch.channels_last).to(device)
+    plain = copy.deepcopy(network)
+    small: list[Any] = [module for module in plain.modules() if isinstance(module, SmallMapConv2d)]
+    for module in small:
+        module.__class__ = torch.nn.Conv2d
+    variants = {
+        "the real step": stepper(network, spec, options, precision, real()),
+        "resident batch": stepper(network, spec, options, precision, resident),
+        other: stepper(network, spec, options, other, resident),
+        "plain convolutions": stepper(plain, spec, options, precision, resident),
+    }
+    if arguments.compile:
+        compiled = copy.deepcopy(network)
+        compiled.compile()
+        variants["torch.compile"] = stepper(compiled, spec, options, precision, resident)
+
+    seconds: dict[str, list[float]] = {variant: [] for variant in variants}
+    turns = list(itertools.product(range(arguments.turns + 1), variants))
+    for turn, variant in tqdm(turns, desc=name, disable=None):
+        started = time.perf_counter()
+        for _ in range(arguments.steps):
+            variants[variant]()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        if turn:  # the first is to warm up
+            seconds[variant].append((time.perf_counter() - started) / arguments.steps)
+
+    base = statistics.median(seconds["resident batch"])
+    print(f"{name}, batch {spec['batch_size']}, {precision}, {describe()}, torch {torch.__version__}")
+    for variant, times in seconds.items():
+        each = statistics.median(times)
+        print(f"  {variant:<20}{spec['batch_size'] / each:8.0f} images/s  {base / each:5.2f} of the resident batch")
+
+
+def stepper(
+    network: torch.nn.Module,
+    spec: dict[str, Any],
+    options: dict[str, Any],
+    precision: str,
+    source: Iterator[tuple[torch.Tensor, torch.Tensor]],
+) -> Callable[[], None]:
+    network.train()
+    optimizer = make_optimizer(network, spec)
+    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(spec["ema_decay"]), use_buffers=True)
+
+    def step() -> None:
+        x, y = next(source)
+        train_step(network, optimizer, x, y, spec["learning_rate"] / 100, options, precision)
+        average.update_parameters(network)
+
+    return step
+
+
+if __name__ == "__main__":
+    run(main)
