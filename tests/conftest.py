@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+import stages  # noqa: F401  (first of all: it sets what torch reads from the environment)
+
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 

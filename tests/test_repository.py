@@ -1,0 +1,88 @@
+"""What somebody who clones this repository relies on."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from matplotlib.image import imread
+
+from tests.conftest import ROOT, Project
+
+MAKEFILE = (ROOT / "Makefile").read_text()
+TARGETS = set(re.findall(r"^([a-z][a-z-]*):", MAKEFILE, re.MULTILINE))
+
+
+def git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+
+
+def test_make_lists_every_target_with_one_line() -> None:
+    said = subprocess.run(["make"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    lines = dict(re.findall(r"^make ([a-z-]+) +(\S.*)$", said, re.MULTILINE))
+    assert set(lines) == TARGETS
+    assert len(said.splitlines()) == len(TARGETS)
+
+
+def test_make_says_which_python_it_needs(tmp_path: Path) -> None:
+    for name in ("Makefile", "requirements.txt", "requirements-dev.txt"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    result = subprocess.run(["make", "test", "PYTHON=false"], cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode != 0
+    assert "error: false is not Python 3.11 or newer" in result.stderr
+    assert not (tmp_path / ".venv").exists()
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/remote.md", ".ci/run", ".github/workflows/tests.yml"])
+def test_every_make_target_that_is_mentioned_exists(document: str) -> None:
+    # in code only: in prose, people make up their minds
+    mentioned = set(re.findall(r"(?:^|[`:] *|run: )make ([a-z-]+)", (ROOT / document).read_text(), re.MULTILINE))
+    assert mentioned <= TARGETS
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
+def test_requirements_are_pinned_and_name_no_host(name: str) -> None:
+    lines = [line.split("#")[0].strip() for line in (ROOT / name).read_text().splitlines()]
+    loose = [line for line in lines if line and not re.fullmatch(r"[\w.-]+(\[[\w,-]+\])?==[\w.]+", line)]
+    assert loose == (["-r requirements.txt"] if name == "requirements-dev.txt" else [])
+
+
+def test_dvc_task_is_one_whose_workers_do_not_stop_each_other() -> None:
+    found = re.search(r"^dvc-task==(\d+)\.(\d+)\.(\d+)$", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
+    assert found is not None
+    assert tuple(map(int, found.groups())) >= (0, 40, 2)
+
+
+def test_no_file_in_git_is_larger_than_5_mb() -> None:
+    sizes = {name: (ROOT / name).stat().st_size for name in git("ls-files").splitlines() if (ROOT / name).is_file()}
+    assert sizes
+    assert {name: size for name, size in sizes.items() if size > 5_000_000} == {}
+
+
+def test_the_notebook_has_no_outputs_and_is_ten_lines() -> None:
+    cells = json.loads((ROOT / "notebooks/predict.ipynb").read_text())["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)
+    assert sum(line.strip() != "" for cell in code for line in cell["source"]) <= 10
+
+
+def test_the_notebook_shows_predictions_of_a_trained_model(project: Project) -> None:
+    project.set(models__tiny__epochs=1)
+    project.stage("train")
+    cells = json.loads((ROOT / "notebooks/predict.ipynb").read_text())["cells"]
+    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    (project.path / "notebooks").mkdir()
+    code += "\nplt.savefig('predictions.png')\n"
+    project.run("bash", "-c", f"cd notebooks && {sys.executable} -", input=code)  # where Jupyter runs it
+    picture = imread(project.path / "notebooks/predictions.png")
+    assert picture.std() > 0.1, "the picture is empty"
+
+
+def test_a_fresh_clone_has_nothing_to_reproduce(tmp_path: Path) -> None:
+    if not git("ls-tree", "HEAD", "dvc.lock"):
+        pytest.skip("nothing is published yet")
+    git("clone", "-q", ".", str(tmp_path / "clone"))
+    clone = Project(tmp_path / "clone")
+    assert "Data and pipelines are up to date." in clone.run("dvc", "repro", "--dry", "--allow-missing").stdout
