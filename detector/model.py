@@ -180,7 +180,7 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> tuple[nn.Mod
         network = build(info)
         network.load_state_dict(state)
     except FileNotFoundError:
-        advice = f"`dvc repro train` makes it, `dvc pull {folder}` fetches it"
+        advice = "`dvc repro train` makes it, `dvc pull train` fetches it"
         raise UserError(f"no model in {folder} (model.safetensors and model.json): {advice}") from None
     except (ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise UserError(f"the model in {folder} is damaged: {error}") from None
