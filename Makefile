@@ -13,7 +13,7 @@ COMPARE = .venv/bin/dvc exp show --md --only-changed --sort-by accuracy --sort-o
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo compare leaderboard sweep test test-all lint format hooks clean
+.PHONY: help demo compare leaderboard sweep test test-all lint lock format hooks clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -43,6 +43,12 @@ lint: .venv/.dev ## Check style and types
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
+
+lock: .venv/.run-time ## Check that dvc.lock belongs to the committed code, parameters and data
+	@status=$$(.venv/bin/dvc repro --dry --allow-missing 2>&1); echo "$$status"; case "$$status" in \
+		*"Data and pipelines are up to date."*) ;; \
+		*) echo "error: run 'dvc repro' and commit dvc.lock, metrics and plots" >&2; exit 1 ;; \
+	esac
 
 format: .venv/.dev ## Rewrite the code in the project's style
 	.venv/bin/ruff check --fix
