@@ -135,7 +135,7 @@ def work_off(waiting: dict[str, list[str]], jobs: int) -> list[str]:
                     print(f"{name} has lost its worker", flush=True)
                     command("dvc", "queue", "kill", "--force", name)
             if queued and len(workers) < jobs and not starting:
-                command("dvc", "queue", "start", "--jobs", str(jobs))
+                start_workers(jobs)
                 last_start = time.monotonic()
 
             active = len(running & waiting.keys())
@@ -146,6 +146,13 @@ def work_off(waiting: dict[str, list[str]], jobs: int) -> list[str]:
             if waiting:
                 time.sleep(POLL_SECONDS)
     return failed
+
+
+def start_workers(jobs: int) -> None:
+    # a worker holds on to the pipes that it inherits: reading them would take until it ends
+    quiet = subprocess.DEVNULL
+    if subprocess.run(["dvc", "queue", "start", "--jobs", str(jobs)], stdout=quiet, stderr=quiet).returncode:
+        raise UserError("`dvc queue start` failed: run it by hand to see why")
 
 
 def results() -> set[str]:
