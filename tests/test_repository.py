@@ -80,9 +80,16 @@ def test_the_notebook_shows_predictions_of_a_trained_model(project: Project) -> 
     assert picture.std() > 0.1, "the picture is empty"
 
 
-def test_a_fresh_clone_has_nothing_to_reproduce(tmp_path: Path) -> None:
-    if not git("ls-tree", "HEAD", "dvc.lock"):
-        pytest.skip("nothing is published yet")
+@pytest.fixture
+def clone(tmp_path: Path) -> Project:
     git("clone", "-q", ".", str(tmp_path / "clone"))
-    clone = Project(tmp_path / "clone")
+    return Project(tmp_path / "clone")
+
+
+def test_a_fresh_clone_has_nothing_to_reproduce(clone: Project) -> None:
     assert "Data and pipelines are up to date." in clone.run("dvc", "repro", "--dry", "--allow-missing").stdout
+
+
+def test_the_table_in_the_readme_is_what_the_published_commits_say(clone: Project) -> None:
+    clone.stage("leaderboard")
+    assert clone.run("git", "status", "--short").stdout == ""
