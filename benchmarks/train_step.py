@@ -4,8 +4,9 @@
     python -m benchmarks.train_step resnet18    one
 
 Images/s of the real step (gather, augment, normalize, forward, backward, update, average) over those of the same step
-on one batch that is already there, augmented and normalized. Then the same step in the other precision, compiled, and
-without the small-map convolutions. Variants take turns, so that whatever else the machine does meets all alike.
+on one batch that is already there, augmented and normalized. Then the same step without the small-map convolutions and,
+if asked for, in the other precision and compiled. Variants take turns, so that whatever else the machine does meets all
+alike.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from detector.device import claim, describe
 from detector.errors import run
 from detector.model import SmallMapConv2d, build, normalize
 from stages.params import load_params
-from stages.train import batches, choose_precision, make_optimizer, train_step
+from stages.train import batches, choose_precision, make_optimizer, pack, train_step
 
 INFO = {"mean": [0.47, 0.46, 0.42], "std": [0.24, 0.24, 0.27]}  # any numbers will do
 IMAGES = 20_000
@@ -38,6 +39,7 @@ def main() -> None:
     parser.add_argument("models", nargs="*", default=list(params["models"]), metavar="model")
     parser.add_argument("--steps", type=int, default=3, help="of each turn of a variant (default: %(default)s)")
     parser.add_argument("--turns", type=int, default=5, help="of each variant (default: %(default)s)")
+    parser.add_argument("--precision", action="store_true", help="the other precision too; slow where it is emulated")
     parser.add_argument("--compile", action="store_true", help="torch.compile too, which takes a minute to start")
     arguments = parser.parse_args()
     claim()
@@ -49,14 +51,14 @@ def main() -> None:
 def compare(name: str, params: dict[str, Any], device: torch.device, arguments: argparse.Namespace) -> None:
     spec, options = params["models"][name], params["train"]
     precision = choose_precision(options["precision"], device)
-    other = "fp32" if precision == "bf16" else "bf16"
     generator = torch.Generator(device).manual_seed(0)
     images = torch.randint(0, 256, (IMAGES, 32, 32, 3), dtype=torch.uint8, generator=generator, device=device)
+    pixels = pack(images)
     targets = torch.randint(0, 2, (IMAGES,), generator=generator, device=device).float()
 
     def real() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         while True:
-            for x, y in batches(images, targets, spec["batch_size"], options["augment"], generator):
+            for x, y in batches(pixels, targets, spec["batch_size"], options["augment"], generator):
                 yield normalize(x, INFO), y
 
     x, y = next(real())
@@ -69,9 +71,11 @@ def compare(name: str, params: dict[str, Any], device: torch.device, arguments: 
     variants = {
         "the real step": stepper(network, spec, options, precision, real()),
         "resident batch": stepper(network, spec, options, precision, resident),
-        other: stepper(network, spec, options, other, resident),
         "plain convolutions": stepper(plain, spec, options, precision, resident),
     }
+    if arguments.precision:
+        other = "fp32" if precision == "bf16" else "bf16"
+        variants[other] = stepper(network, spec, options, other, resident)
     if arguments.compile:
         compiled = copy.deepcopy(network)
         compiled.compile()
