@@ -2,8 +2,8 @@
 
 PYTHON ?= python3
 INSTALL ?= .venv/bin/python -m pip install --disable-pip-version-check
-# The smallest run that still trains, tests and plots: the sample in git, two epochs.
-DEMO ?= -S dataset=sample -S models.resnet18.epochs=2
+# A network that learns something from the small sample in a minute.
+DEMO ?= -S dataset=sample -S model=small_resnet
 # The columns that matter, and every parameter in which experiments differ.
 COMPARE = .venv/bin/dvc exp show --md --only-changed --sort-by accuracy --sort-order desc \
 	--keep '(params.yaml:)?(Experiment|model|dataset|seed|accuracy|auroc|fake_recall|real_recall|ece|seconds)$$' \
@@ -34,10 +34,10 @@ sweep: .venv/.run-time ## Queue a grid of experiments, run it, retry what failed
 	.venv/bin/python -m stages.sweep $(if $(JOBS),--jobs $(JOBS)) $(GRID)
 
 test: .venv/.dev ## Run the fast tests
-	.venv/bin/pytest
+	.venv/bin/pytest -n 2 --dist loadfile
 
 test-all: .venv/.dev ## Run all tests, the slow ones too
-	.venv/bin/pytest -m ""
+	.venv/bin/pytest -n 2 --dist loadfile -m ""
 
 lint: .venv/.dev ## Check style and types
 	.venv/bin/ruff check

@@ -43,7 +43,7 @@ def test_the_pipeline_from_end_to_end(project: Project) -> None:
 
     # a change to one model's numbers does not concern another
     project.set(models__another__learning_rate=0.01)
-    assert "up to date" in project.run("dvc", "status").stdout
+    assert "up to date" in project.run("dvc", "status", "train", "evaluate").stdout
 
     project.run("dvc", "plots", "diff", "main", "other", "--out", "page")
     page = (project.path / "page/index.html").read_text()
@@ -51,4 +51,4 @@ def test_the_pipeline_from_end_to_end(project: Project) -> None:
 
     # a misspelt model names the ones there are
     failed = project.run("dvc", "exp", "run", "--temp", "-S", "model=anohter", ok=False)
-    assert "resnet18, vit_tiny, tiny, another" in failed.stdout + failed.stderr
+    assert "resnet18, vit_tiny, small_resnet, tiny, another" in failed.stdout + failed.stderr
