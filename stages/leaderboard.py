@@ -8,7 +8,6 @@ several.
 """
 
 import json
-import subprocess
 import sys
 from itertools import groupby
 from pathlib import Path
@@ -16,6 +15,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from detector.errors import UserError, replacing, run
+from stages.sweep import command
 
 README = Path("README.md")
 START, END = "<!-- leaderboard: written by `make leaderboard` -->", "<!-- end of leaderboard -->"
@@ -81,13 +81,6 @@ def row(group: list[dict[str, Any]]) -> list[str]:
         ", ".join(str(one["seed"]) for one in group),
         ", ".join(f"`{one['commit']}`" for one in group),
     ]
-
-
-def command(*words: str) -> str:
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise UserError(f"{' '.join(words)} failed: {done.stderr.strip() or done.stdout.strip()}")
-    return done.stdout
 
 
 if __name__ == "__main__":
