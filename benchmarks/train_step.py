@@ -25,9 +25,9 @@ from tqdm import tqdm
 
 from detector.device import claim, describe
 from detector.errors import run
-from detector.model import SmallMapConv2d, build, normalize
+from detector.model import SmallMapConv2d, normalize
 from stages.params import load_params
-from stages.train import batches, choose_precision, make_optimizer, pack, train_step
+from stages.train import batches, choose_precision, make_network, make_optimizer, pack, train_step
 
 INFO = {"mean": [0.47, 0.46, 0.42], "std": [0.24, 0.24, 0.27]}  # any numbers will do
 IMAGES = 20_000
@@ -63,7 +63,7 @@ def compare(name: str, params: dict[str, Any], device: torch.device, arguments: 
 
     x, y = next(real())
     resident = itertools.repeat((x, y))
-    network = build(spec).to(memory_format=torch.channels_last).to(device)
+    network = make_network(spec, device, precision)
     plain = copy.deepcopy(network)
     small: list[Any] = [module for module in plain.modules() if isinstance(module, SmallMapConv2d)]
     for module in small:

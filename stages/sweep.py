@@ -36,6 +36,8 @@ def main() -> None:
     arguments = parse()
     # DVC starts its workers as `dvc`, and they the stages as `python`: those of this environment
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    if not device.candidates():
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // arguments.jobs)))
     warn_of_untracked()
     waiting = queue(arguments.set_param)
     total = len(waiting)

@@ -15,6 +15,9 @@ import stages  # noqa: F401  (first of all: it sets what torch reads from the en
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 
+# Tests run side by side, one on a core: threads of several runs on the same cores hold each other up.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # A network of a few thousand parameters, which an epoch of the sample takes a second.
 TINY: dict[str, Any] = {
     "timm": "test_resnet",

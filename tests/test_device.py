@@ -1,4 +1,4 @@
-"""One GPU for one run: real processes, real locks, and a `nvidia-smi` that pretends to see GPUs."""
+"""One GPU for one run, or the cores: real processes, real locks, and a `nvidia-smi` that pretends to see GPUs."""
 
 import os
 import re
@@ -126,23 +126,37 @@ def test_a_sliced_gpu_is_claimed_by_the_slice(machine: Machine) -> None:
     assert taken == [f"this run has GPU {name}" for name in ("MIG-cccc-0", "MIG-dddd-1", "1")]
 
 
-def test_without_gpus_nothing_is_claimed(machine: Machine) -> None:
-    machine.environment["PATH"] = str(machine.folder / "bin")  # no nvidia-smi at all
-    assert machine.says() == "sees None\n"
+def test_without_gpus_a_run_takes_the_cores_it_computes_with(machine: Machine) -> None:
     machine.gpus("No devices were found")
+    cores = len(os.sched_getaffinity(0))
+    machine.environment["OMP_NUM_THREADS"] = str(cores)
+    first = machine.start()
+    assert line(first) == "sees None"
+    second = machine.start()
+    assert line(second) == f"other runs have the cores: waiting for {cores}; fewer with OMP_NUM_THREADS=1"
+    first.send_signal(signal.SIGKILL)
+    assert line(second) == "sees None"
+    second.kill()
+    second.wait()
+
+    machine.environment["OMP_NUM_THREADS"] = "1"
+    side_by_side = [machine.start() for _ in range(cores)]
+    assert [line(run) for run in side_by_side] == ["sees None"] * cores
+    assert line(machine.start()).startswith("other runs have the cores: waiting for 1;")
+
+
+def test_without_gpus_the_reason_is_told(machine: Machine) -> None:
+    machine.environment["PATH"] = str(machine.folder / "bin")  # no nvidia-smi at all
     assert machine.says() == "sees None\n"
     machine.gpus("NVIDIA-SMI has failed", status=9)
     assert "no GPU" in machine.says()
-    assert not (machine.folder / ".dvc").exists()
 
 
-def test_threads_that_wait_give_their_core_to_the_run_beside(machine: Machine) -> None:
-    """And there are no fewer of them, which would change the bytes of the trained model."""
-    for variable in ("OMP_WAIT_POLICY", "OMP_NUM_THREADS"):
-        machine.environment.pop(variable, None)
-    then = "import stages; print(os.environ['OMP_WAIT_POLICY'], 'OMP_NUM_THREADS' in os.environ)"
-    said, _ = machine.start("", then).communicate(timeout=60)
-    assert "PASSIVE False" in said
+def test_the_number_of_threads_is_left_alone(machine: Machine) -> None:
+    """The bytes of the trained model would change with it."""
+    machine.environment.pop("OMP_NUM_THREADS", None)
+    said, _ = machine.start("", "import stages; print('OMP_NUM_THREADS' in os.environ)").communicate(timeout=60)
+    assert said.splitlines()[-1] == "False"
 
 
 def test_the_cpu_is_described_by_what_its_results_depend_on(machine: Machine) -> None:
