@@ -26,8 +26,9 @@ from tqdm import tqdm
 from detector.device import claim, describe
 from detector.errors import run
 from detector.model import SmallMapConv2d, normalize
+from stages.augment import batches, pack
 from stages.params import load_params
-from stages.train import batches, choose_precision, make_network, make_optimizer, pack, train_step
+from stages.train import choose_precision, make_network, make_optimizer, train_step
 
 INFO = {"mean": [0.47, 0.46, 0.42], "std": [0.24, 0.24, 0.27]}  # any numbers will do
 IMAGES = 20_000

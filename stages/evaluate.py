@@ -4,8 +4,8 @@
     python -m stages.evaluate       the same without DVC
 
 Every test image is scored once, into metrics/test_scores.parquet; all numbers and plots come from
-that table. Nothing is chosen here: threshold and temperature were chosen on validation and are read
-from model.json.
+that table. Then once more a corruption, into metrics/robustness.json. Nothing is chosen here:
+threshold, temperature and the UNSURE band were chosen on validation and are read from model.json.
 """
 
 import csv
@@ -13,6 +13,7 @@ import json
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -28,8 +29,10 @@ from detector.device import claim
 from detector.errors import UserError, replacing, run
 from detector.metrics import calibration_bins, classification_metrics, probability
 from detector.model import load, predict_logits
+from stages.corrupt import corrupt
 from stages.params import load_params
 
+SUMMARIES = {"corrupted_accuracy": ("noise", "blur", "jpeg"), "rescaled_accuracy": ("rescale",)}
 CURVE_POINTS = 300  # more than a screen shows, and a file that is small enough for git
 CALIBRATION_BINS = 15
 COLUMNS, TILE, ENLARGED = 8, 128, 96  # of the contact sheet: tiles in a row, pixels
@@ -45,16 +48,14 @@ def main() -> None:
     test = load_split("data/test.safetensors")
     check_fit(info, test)
 
-    progress = partial(
-        tqdm,
-        desc="test images",
-        unit=" images",
-        unit_scale=options["batch_size"],
-        disable=None,
-    )
-    logits = predict_logits(network, test.images, info, options["batch_size"], progress)
-    if not np.isfinite(logits).all():
-        raise UserError("the model gives scores that are not finite: `dvc repro -f train`")
+    def score(images: np.ndarray, what: str) -> np.ndarray:
+        bar = partial(tqdm, desc=what, unit=" images", unit_scale=options["batch_size"], disable=None)
+        logits = predict_logits(network, images, info, options["batch_size"], bar)
+        if not np.isfinite(logits).all():
+            raise UserError("the model gives scores that are not finite: `dvc repro -f train`")
+        return logits
+
+    logits = score(test.images, "test images")
     scores: dict[str, np.ndarray] = {
         "index": np.arange(len(test), dtype=np.int32),
         "label": test.labels.astype(np.int8),
@@ -63,24 +64,36 @@ def main() -> None:
         "logit": logits,
         "p_fake": probability(logits, info["temperature"]),
     }
-    metrics = measure(scores, info["threshold"])
+    metrics = measure(scores, info)
+    robustness = [condition("none", 0, 0, scores["p_fake"], test, info)]
+    for kind, strengths in options["corruptions"].items():
+        for level, strength in enumerate(strengths, start=1):
+            logits = score(corrupt(test.images, kind, strength), f"{kind} {strength}")
+            p_fake = probability(logits, info["temperature"])
+            robustness.append(condition(kind, level, strength, p_fake, test, info))
+    for name, kinds in SUMMARIES.items():
+        values = [row["accuracy"] for row in robustness if row["corruption"] in kinds]
+        if values:
+            metrics[name] = round(fmean(values), 6)
 
     # all or nothing: numbers of one model beside the plots of another would mislead
     with (
         replacing("metrics/test_scores.parquet") as scores_file,
         replacing("metrics/test.json") as metrics_file,
+        replacing("metrics/robustness.json") as robustness_file,
         replacing("plots/test") as plots,
     ):
         pq.write_table(pa.table(scores), scores_file, compression="zstd")
         metrics_file.write_text(json.dumps(metrics, indent=2) + "\n")
+        robustness_file.write_text(json.dumps(robustness, indent=2) + "\n")
         plots.mkdir()
         draw(plots, scores, test.images, info["threshold"], options["mistakes"])
-    print(", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+    print(", ".join(f"{name} {value:.4f}" for name, value in metrics.items() if isinstance(value, float)))
 
 
 def check_fit(info: dict[str, Any], test: Split) -> None:
     """Raise UserError where the model was not made for this data."""
-    missing = {"input_size", "mean", "std", "mirror", "classes", "threshold", "temperature"} - info.keys()
+    missing = {"input_size", "mean", "std", "mirror", "classes", "threshold", "unsure", "temperature"} - info.keys()
     if missing:
         raise UserError(f"models/trained/model.json lacks {', '.join(sorted(missing))}: `dvc repro -f train`")
     if info["classes"] != CLASSES:
@@ -93,15 +106,32 @@ def check_fit(info: dict[str, Any], test: Split) -> None:
         )
 
 
-def measure(scores: dict[str, np.ndarray], threshold: float) -> dict[str, float]:
+def measure(scores: dict[str, np.ndarray], info: dict[str, Any]) -> dict[str, float | str]:
     """metrics/test.json, from the table of scores."""
     is_fake, p_fake = scores["label"] == FAKE, scores["p_fake"]
-    metrics = classification_metrics(is_fake, p_fake, threshold)
+    metrics: dict[str, float | str] = dict(classification_metrics(is_fake, p_fake, info["threshold"]))
+    correct = (p_fake >= info["threshold"]) == is_fake
     # the source's train split has these images too: the model may simply remember them
-    unseen = ~scores["leaked"]
-    correct = (p_fake >= threshold) == is_fake
-    metrics["accuracy_without_leaked"] = float(correct[unseen].mean())
-    return {name: round(value, 6) for name, value in metrics.items()}
+    metrics["accuracy_without_leaked"] = float(correct[~scores["leaked"]].mean())
+    low, high = info["unsure"]
+    answered = (p_fake < low) | (p_fake > high)
+    metrics["coverage"] = float(answered.mean())
+    if answered.any():
+        metrics["answered_accuracy"] = float(((p_fake > high) == is_fake)[answered].mean())
+    kind = scores["object_class"]
+    known = [(float(correct[kind == number].mean()), OBJECT_CLASSES[number]) for number in np.unique(kind[kind >= 0])]
+    if known:
+        metrics["worst_accuracy"], metrics["worst_class"] = min(known)
+    return {name: round(value, 6) if isinstance(value, float) else value for name, value in metrics.items()}
+
+
+def condition(
+    kind: str, level: int, strength: float, p_fake: np.ndarray, test: Split, info: dict[str, Any]
+) -> dict[str, Any]:
+    """One row of metrics/robustness.json."""
+    numbers = classification_metrics(test.labels == FAKE, p_fake, info["threshold"])
+    kept = {name: round(numbers[name], 6) for name in ("accuracy", "auroc", "fake_recall", "real_recall")}
+    return {"corruption": kind, "level": level, "strength": strength, **kept}
 
 
 def draw(folder: Path, scores: dict[str, np.ndarray], images: np.ndarray, threshold: float, mistakes: int) -> None:
@@ -139,6 +169,11 @@ def draw(folder: Path, scores: dict[str, np.ndarray], images: np.ndarray, thresh
         del groups["unknown"]  # it would say the same as "all"
     by_class = [(name, correct[group].mean(), int(group.sum())) for name, group in groups.items() if group.any()]
     write_csv(folder / "object_classes.csv", ("object_class", "accuracy", "count"), by_class)
+
+    # in git, unlike the scores: with it, two published runs can be compared image by image
+    wrong = np.flatnonzero(~correct)
+    listed = zip(wrong, np.array(CLASSES)[scores["label"][wrong]], p_fake[wrong], strict=True)
+    write_csv(folder / "mistakes.csv", ("index", "actual", "p_fake"), listed)
 
     draw_mistakes(folder / "mistakes.png", scores, images, said_fake, mistakes)
 

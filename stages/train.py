@@ -12,7 +12,6 @@ import os
 import resource
 import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +27,9 @@ from tqdm import tqdm
 from detector.data import CLASSES, FAKE, Split, load_split
 from detector.device import claim, describe
 from detector.errors import UserError, replacing, run
-from detector.metrics import choose_threshold, fit_temperature, probability
+from detector.metrics import choose_threshold, choose_unsure, fit_temperature, probability
 from detector.model import build, normalize, predict_logits, save
+from stages.augment import batches, pack
 from stages.params import load_params, model_entry
 from stages.resume import RunState, digest_of, optimizer_tensors, prefixed, restore_optimizer, without_prefix
 
@@ -51,6 +51,7 @@ def main() -> None:
     code = [
         *sorted(Path("detector").glob("*.py")),
         Path("stages/train.py"),
+        Path("stages/augment.py"),
         Path("stages/resume.py"),
     ]
     data = [train.info["digest"], val.info["digest"]]
@@ -142,10 +143,12 @@ def main() -> None:
     judged.load_state_dict(best)
     val_logits = predict_logits(judged, val.images, info, EVALUATION_BATCH)
     temperature = fit_temperature(val_logits, val.labels == FAKE)
-    threshold = choose_threshold(probability(val_logits, temperature), val.labels == FAKE)
+    p_fake = probability(val_logits, temperature)
+    threshold = choose_threshold(p_fake, val.labels == FAKE)
+    unsure = choose_unsure(p_fake, val.labels == FAKE, options["sure"])
     chosen = history[best_epoch(history) - 1]
     val_metrics = {name: chosen[f"val/{name}"] for name in ("loss", "accuracy", "auroc")}
-    info |= {"threshold": threshold, "temperature": temperature, "metrics": val_metrics}
+    info |= {"threshold": threshold, "unsure": unsure, "temperature": temperature, "metrics": val_metrics}
     metrics = {
         "best_epoch": best_epoch(history),
         "val_accuracy": chosen["val/accuracy"],
@@ -246,33 +249,6 @@ def learning_rate(spec: dict[str, Any], warmup: float, step: int, steps: int) ->
     """Rises in a line over the first `warmup` share of the steps, then falls in a line to zero."""
     rising = max(1, round(warmup * steps))
     return spec["learning_rate"] * min(step / rising, (steps - step + 1) / (steps - rising + 1))
-
-
-def pack(images: torch.Tensor) -> torch.Tensor:
-    """uint8 (N, H, W, 3) -> int32 (N, H, W): a whole pixel is gathered as quickly as one of its colours."""
-    return F.pad(images, (0, 1)).view(torch.int32).squeeze(3)
-
-
-def batches(
-    pixels: torch.Tensor, targets: torch.Tensor, batch_size: int, augment: dict[str, Any], generator: torch.Generator
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """One epoch in random order: uint8 (B, H, W, 3) and float32 (B), all on the device of the packed `pixels`.
-
-    A batch is gathered and augmented in one go: mirroring and shifting (with reflection at the border) are only other
-    row and column numbers to gather from. Images left over after the last full batch wait for the next epoch.
-    """
-    size, device, shift = pixels.shape[1], pixels.device, augment["shift"]
-    order = torch.randperm(len(pixels), generator=generator, device=device)
-    place = torch.arange(size, device=device)
-    for chosen in order[: len(order) // batch_size * batch_size].split(batch_size):
-        offsets = torch.randint(-shift, shift + 1, (2, batch_size, 1), generator=generator, device=device)
-        rows, columns = (size - 1) - ((size - 1) - (place + offsets).abs()).abs()  # reflected at both ends
-        if augment["flip"]:
-            flip = torch.rand(batch_size, 1, generator=generator, device=device) < 0.5
-            columns = torch.where(flip, columns.flip(1), columns)
-        positions = (chosen[:, None, None] * size + rows[:, :, None]) * size + columns[:, None, :]
-        gathered = pixels.view(-1).index_select(0, positions.view(-1)).view(torch.uint8)
-        yield gathered.view(batch_size, size, size, 4)[..., :3], targets[chosen]
 
 
 def train_step(

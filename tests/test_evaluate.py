@@ -59,6 +59,7 @@ def write_model(folder: Path) -> None:
     }
     logits = predict_logits(network, load_split(folder / TEST).images, info, 1000)
     info["threshold"] = float(np.median(probability(logits, TEMPERATURE)))
+    info["unsure"] = np.quantile(probability(logits, TEMPERATURE), [0.4, 0.6]).tolist()
     save(folder / "models/trained", network, info)
 
 
@@ -96,6 +97,10 @@ def outputs(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(files)}
 
 
+def rows_of_robustness(folder: Path) -> list[dict[str, Any]]:
+    return json.loads((folder / "metrics/robustness.json").read_text())
+
+
 def rows(path: Path) -> list[dict[str, str]]:
     with path.open() as file:
         return list(csv.DictReader(file))
@@ -108,8 +113,20 @@ def test_metrics_are_those_of_the_scores(evaluated: Path) -> None:
     said_fake = p_fake >= model_card(evaluated)["threshold"]
     kept = ~np.array(scores["leaked"])
     result = json.loads((evaluated / "metrics/test.json").read_text())
-    ece = result.pop("ece")
-    assert 0 < ece < 1
+    for name in ("ece", "tpr_at_1_fpr"):  # tests/test_metrics.py
+        assert 0 < result.pop(name) < 1
+    robust = rows_of_robustness(evaluated)
+    fifteen = [row["accuracy"] for row in robust if row["corruption"] in ("noise", "blur", "jpeg")]
+    assert len(fifteen) == 15
+    rescaled = [row["accuracy"] for row in robust if row["corruption"] == "rescale"]
+    low, high = model_card(evaluated)["unsure"]
+    answered = (p_fake < low) | (p_fake > high)
+    assert answered.mean() == pytest.approx(0.8, abs=0.01)
+    by_class = {
+        row["object_class"]: float(row["accuracy"]) for row in rows(evaluated / "plots/test/object_classes.csv")
+    }
+    worst = min(by_class, key=lambda name: by_class[name])
+    assert result.pop("worst_class") == worst
     assert result == pytest.approx(
         {
             "accuracy": sk.accuracy_score(is_fake, said_fake),
@@ -119,14 +136,47 @@ def test_metrics_are_those_of_the_scores(evaluated: Path) -> None:
             "fake_recall": sk.recall_score(is_fake, said_fake),
             "real_recall": sk.recall_score(~is_fake, ~said_fake),
             "accuracy_without_leaked": sk.accuracy_score(is_fake[kept], said_fake[kept]),
+            "coverage": answered.mean(),
+            "answered_accuracy": sk.accuracy_score(is_fake[answered], (p_fake > high)[answered]),
+            "worst_accuracy": by_class[worst],
+            "corrupted_accuracy": np.mean(fifteen),
+            "rescaled_accuracy": np.mean(rescaled),
         },
-        abs=1e-6,
+        abs=2e-6,
     )
     # otherwise this test would compare nothing with nothing
     assert 0.02 < abs(result["auroc"] - 0.5) < 0.5
     assert 0 < result["fake_recall"] < 1
     assert 0 < result["real_recall"] < 1
     assert abs(result["accuracy"] - result["accuracy_without_leaked"]) > 1e-3
+
+
+def test_robustness_has_a_row_for_every_condition(evaluated: Path) -> None:
+    robust = rows_of_robustness(evaluated)
+    result = json.loads((evaluated / "metrics/test.json").read_text())
+    assert robust[0]["accuracy"] == result["accuracy"]
+    assert [row["corruption"] for row in robust] == [
+        "none",
+        *["noise"] * 5,
+        *["blur"] * 5,
+        *["jpeg"] * 5,
+        *["rescale"] * 3,
+    ]
+    assert [row["strength"] for row in robust[-3:]] == [24, 16, 12]
+    for row in robust:
+        assert {"accuracy", "auroc", "fake_recall", "real_recall"} <= row.keys()
+        assert row["accuracy"] == pytest.approx((row["fake_recall"] + row["real_recall"]) / 2, abs=1e-5)
+    # noise of growing strength changes the scores more and more
+    assert len({row["auroc"] for row in robust}) == 19
+
+
+def test_mistakes_can_be_compared_with_those_of_another_run(evaluated: Path) -> None:
+    scores = pq.read_table(evaluated / "metrics/test_scores.parquet").to_pydict()
+    threshold = model_card(evaluated)["threshold"]
+    wrong = [i for i in range(N) if (scores["p_fake"][i] >= threshold) != (scores["label"][i] == 0)]
+    listed = rows(evaluated / "plots/test/mistakes.csv")
+    assert [int(row["index"]) for row in listed] == wrong
+    assert [row["actual"] for row in listed] == [["FAKE", "REAL"][scores["label"][i]] for i in wrong]
 
 
 def test_every_test_image_has_one_score(evaluated: Path) -> None:
@@ -212,12 +262,12 @@ def test_every_plot_of_dvc_yaml_shows_something(tmp_path: Path) -> None:
             path.write_text(f"step\t{metric}\n0\t0.7\n1\t0.6\n")
 
     dvc = [sys.executable, "-m", "dvc"]
-    subprocess.run([*dvc, "init", "--no-scm", "-q"], cwd=tmp_path, check=True)
+    subprocess.run([*dvc, "init", "--no-scm", "-q", "-f"], cwd=tmp_path, check=True)
     shutil.copytree(ROOT / ".dvc/plots", tmp_path / ".dvc/plots")
     shown = subprocess.run([*dvc, "plots", "show", "--json"], cwd=tmp_path, capture_output=True, text=True, check=True)
     plots = json.loads(shown.stdout)
     assert not plots.get("errors")
-    assert len(plots["data"]) == 8
+    assert len(plots["data"]) == 9
     for name, (plot,) in plots["data"].items():
         if name.endswith(".png"):
             assert plot["type"] == "image"

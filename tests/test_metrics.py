@@ -8,6 +8,7 @@ from detector.errors import UserError
 from detector.metrics import (
     calibration_bins,
     choose_threshold,
+    choose_unsure,
     classification_metrics,
     expected_calibration_error,
     fit_temperature,
@@ -99,6 +100,7 @@ def test_metrics_agree_with_scikit_learn() -> None:
             "f1": sk.f1_score(is_fake, said_fake),
             "fake_recall": sk.recall_score(is_fake, said_fake),
             "real_recall": sk.recall_score(is_fake, said_fake, pos_label=0),
+            "tpr_at_1_fpr": max(np.mean(p[is_fake] >= t) for t in p if np.mean(p[~is_fake] >= t) <= 0.01),
             "ece": expected_calibration_error(p, is_fake),
         }
     )
@@ -149,3 +151,40 @@ def test_calibration_bins_hold_equally_many_images() -> None:
     assert (np.diff(mean_p) > 0).all()
     assert np.average(share, weights=count) == pytest.approx(is_fake.mean())
     assert len(calibration_bins(np.array([0.1, 0.9]), flags("RF"))[0]) == 2  # fewer images than bins
+
+
+def scores_of_a_good_detector(random: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """About 97 % right, and calibrated."""
+    logits = random.normal(0, 1, n) + random.choice([-6, 6], n)
+    logits[: n // 10] /= 4
+    return probability(logits, 1.0), random.random(n) < probability(logits, 1.0)
+
+
+def test_answers_outside_the_unsure_band_are_right_as_often_as_promised() -> None:
+    """With 95 % confidence: in at least about 95 of 100 choices (91 allows for chance, three standard deviations)."""
+    random = np.random.default_rng(0)
+    kept = 0
+    for _ in range(100):
+        low, high = choose_unsure(*scores_of_a_good_detector(random, 10_000), 0.995)
+        assert 0 < low < 0.5 < high < 1
+        p_fake, is_fake = scores_of_a_good_detector(random, 50_000)
+        answered = (p_fake < low) | (p_fake > high)
+        assert answered.mean() > 0.5
+        kept += ((p_fake > high) == is_fake)[answered].mean() >= 0.995
+    assert kept >= 91
+
+
+def test_the_unsure_band_vanishes_for_a_perfect_detector_and_is_all_where_nothing_is_proven() -> None:
+    perfect = np.concatenate([np.linspace(0.01, 0.2, 1000), np.linspace(0.8, 0.99, 1000)])
+    low, high = choose_unsure(perfect, perfect > 0.5, 0.995)
+    assert (low, high) == pytest.approx((0.35, 0.65))
+    assert not ((perfect >= low) & (perfect <= high)).any()
+    assert choose_unsure(perfect[990:1010], perfect[990:1010] > 0.5, 0.995) == (0, 1)  # too few images
+    assert choose_unsure(1 - perfect, perfect > 0.5, 0.995) == (0, 1)  # always wrong
+
+
+def test_tpr_at_1_percent_fpr_by_hand() -> None:
+    real, fake = np.linspace(0, 0.5, 200), np.array([0.1, 0.499, 0.6, 0.7])
+    is_fake = np.arange(204) >= 200
+    found = classification_metrics(is_fake, np.concatenate([real, fake]), 0.5)
+    assert found["tpr_at_1_fpr"] == 0.75  # two of 200 REAL are above 0.4975

@@ -10,6 +10,7 @@ OUTPUTS = [
     "metrics/prepare.json",
     "metrics/train.json",
     "metrics/test.json",
+    "metrics/robustness.json",
     "metrics/test_scores.parquet",
     "plots/training/plots/metrics/val/accuracy.tsv",
     "plots/test/mistakes.png",

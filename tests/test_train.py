@@ -25,7 +25,7 @@ from detector.metrics import probability
 from detector.model import SmallMapConv2d, build, load, predict_logits
 from stages import train
 from stages.params import load_params
-from stages.train import batches, learning_rate, pack
+from stages.train import learning_rate
 from tests.conftest import TINY, Project, the_error
 
 
@@ -293,33 +293,6 @@ def test_numbers_like_1e_3_are_numbers(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "params.yaml").write_text("rate: 1e-3\nname: on\n")
     monkeypatch.chdir(tmp_path)
     assert load_params() == {"rate": 0.001, "name": "on"}
-
-
-def test_every_image_is_met_once_an_epoch_mirrored_and_shifted() -> None:
-    images = torch.randint(0, 256, (40, 8, 8, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    generator = torch.Generator().manual_seed(0)
-    options = {"flip": True, "shift": 2}
-    met, variants = [], set()
-    for x, y in batches(pack(images), torch.arange(40.0), 10, options, generator):
-        for image, target in zip(x, y.int().tolist(), strict=True):
-            met.append(target)
-            padded = nn.functional.pad(images[target].permute(2, 0, 1).float(), (2, 2, 2, 2), mode="reflect")
-            candidates = {
-                (down, right, flip): crop.flip(2) if flip else crop
-                for down in range(5)
-                for right in range(5)
-                for flip in (False, True)
-                for crop in [padded[:, down : down + 8, right : right + 8]]
-            }
-            same = [name for name, c in candidates.items() if torch.equal(c, image.permute(2, 0, 1).float())]
-            assert len(same) == 1
-            variants.add(same[0])
-    assert sorted(met) == list(range(40))
-    assert len(variants) > 20
-
-    plain = {"flip": False, "shift": 0}
-    for x, y in batches(pack(images), torch.arange(40.0), 10, plain, generator):
-        assert torch.equal(x, images[y.long()])
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5])

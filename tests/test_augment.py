@@ -1,0 +1,140 @@
+"""What training and evaluation do to images, beside what the libraries do that people's images go through."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from detector.data import load_split
+from detector.errors import UserError
+from stages import augment
+from stages.augment import batches, pack
+from stages.corrupt import corrupt
+from tests.conftest import Project
+
+
+@pytest.fixture
+def photographs(project: Project) -> np.ndarray:
+    """Moved by a few pixels, away from the grid of the JPEG blocks that they come from: there, steps of twice the size
+    would round halves up or down by chance."""
+    images = load_split(project.path / "data/test.safetensors").images[:200]
+    return np.ascontiguousarray(np.roll(images, (3, 5), (1, 2)))
+
+
+def as_planes(images: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float()
+
+
+def as_images(planes: torch.Tensor) -> np.ndarray:
+    return planes.round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
+
+
+def difference(one: np.ndarray, other: np.ndarray) -> float:
+    """Mean difference in levels of 0 to 255."""
+    return float(np.abs(one.astype(float) - other.astype(float)).mean())
+
+
+def test_every_image_is_met_once_an_epoch_mirrored_and_shifted() -> None:
+    images = torch.randint(0, 256, (40, 8, 8, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    options = {"flip": True, "shift": 2, "damage": 0}
+    met, variants = [], set()
+    for x, y in batches(pack(images), torch.arange(40.0), 10, options, generator):
+        for image, target in zip(x, y.int().tolist(), strict=True):
+            met.append(target)
+            padded = nn.functional.pad(images[target].permute(2, 0, 1).float(), (2, 2, 2, 2), mode="reflect")
+            candidates = {
+                (down, right, flip): crop.flip(2) if flip else crop
+                for down in range(5)
+                for right in range(5)
+                for flip in (False, True)
+                for crop in [padded[:, down : down + 8, right : right + 8]]
+            }
+            same = [name for name, c in candidates.items() if torch.equal(c, image.permute(2, 0, 1).float())]
+            assert len(same) == 1
+            variants.add(same[0])
+    assert sorted(met) == list(range(40))
+    assert len(variants) > 20
+
+    plain = {"flip": False, "shift": 0, "damage": 0}
+    for x, y in batches(pack(images), torch.arange(40.0), 10, plain, generator):
+        assert torch.equal(x, images[y.long()])
+
+
+def test_a_share_of_each_batch_is_damaged_and_the_rest_is_not(photographs: np.ndarray) -> None:
+    images = torch.from_numpy(photographs)
+    options = {"flip": False, "shift": 0, "damage": 0.4}
+    for x, y in batches(pack(images), torch.arange(200.0), 50, options, torch.Generator().manual_seed(0)):
+        assert x.dtype == torch.uint8
+        changed = (x != images[y.long()]).flatten(1).any(1)
+        assert 18 <= changed.sum() <= 20  # 20, of which a mild blur may leave a flat image as it was
+        assert not changed[20:].any()
+
+
+def test_damage_is_repeatable(photographs: np.ndarray) -> None:
+    options = {"flip": True, "shift": 2, "damage": 1}
+    pixels, targets = pack(torch.from_numpy(photographs)), torch.zeros(200)
+    one, other = (list(batches(pixels, targets, 50, options, torch.Generator().manual_seed(3))) for _ in range(2))
+    assert all(torch.equal(a, b) for (a, _), (b, _) in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("quality", [30, 50, 75, 90])
+def test_the_loss_of_jpeg_is_that_of_libjpeg(photographs: np.ndarray, quality: int) -> None:
+    tables = torch.tensor([augment.LUMA, augment.CHROMA, augment.CHROMA]).view(3, 1, 8, 1, 8)
+    qualities = torch.full((len(photographs),), float(quality))
+    ours = as_images(augment.jpeg_loss(as_planes(photographs), qualities, augment.cosine_transform(), tables))
+    theirs = corrupt(photographs, "jpeg", quality)
+    assert difference(ours, theirs) < 1.2 < 0.35 * difference(photographs, theirs)
+
+
+@pytest.mark.parametrize("sigma", [0.4, 1.0])
+def test_blur_is_that_of_scipy(photographs: np.ndarray, sigma: float) -> None:
+    matrices = augment.blur_matrix(32, sigma).expand(len(photographs), 32, 32)
+    ours = as_images(augment.along_both_sides(as_planes(photographs), matrices))
+    assert difference(ours, corrupt(photographs, "blur", sigma)) < 0.05
+
+
+@pytest.mark.parametrize("size", [12, 24])
+def test_rescaling_is_that_of_pillow(photographs: np.ndarray, size: int) -> None:
+    matrices = augment.rescale_matrix(32, size).expand(len(photographs), 32, 32)
+    ours = as_images(augment.along_both_sides(as_planes(photographs), matrices))
+    assert difference(ours, corrupt(photographs, "rescale", size)) < 0.5
+
+
+def test_noise_has_the_standard_deviation_that_is_asked_for() -> None:
+    grey = np.full((50, 32, 32, 3), 128, np.uint8)
+    assert corrupt(grey, "noise", 0.08).std() / 255 == pytest.approx(0.08, rel=0.01)
+    noise, *_ = augment.damage_for(32, torch.device("cpu"))
+    noisy = noise(as_planes(grey), torch.Generator().manual_seed(0)) / 255
+    spread = noisy.std((1, 2, 3))
+    assert augment.NOISE[0] * 0.9 < spread.min() < spread.max() < augment.NOISE[1] * 1.1
+
+
+@pytest.mark.parametrize(
+    ("kind", "mild", "strong"), [("noise", 0.04, 0.1), ("blur", 0.4, 1), ("jpeg", 80, 40), ("rescale", 24, 12)]
+)
+def test_corruptions_repeat_and_grow_with_their_strength(
+    photographs: np.ndarray, kind: str, mild: float, strong: float
+) -> None:
+    one, again, other = (corrupt(photographs, kind, strength) for strength in (mild, mild, strong))
+    assert one.dtype == np.uint8
+    assert one.shape == photographs.shape
+    assert np.array_equal(one, again)
+    assert 0 < difference(photographs, one) < difference(photographs, other)
+
+
+def test_every_chunk_of_images_is_corrupted_alike(photographs: np.ndarray) -> None:
+    many = np.concatenate([photographs] * 8)
+    assert np.array_equal(corrupt(many, "jpeg", 50), np.concatenate([corrupt(photographs, "jpeg", 50)] * 8))
+    noisy = corrupt(many, "noise", 0.1)
+    assert not np.array_equal(noisy[:200], noisy[1000:1200])
+
+
+def test_what_cannot_be_done_is_told(photographs: np.ndarray) -> None:
+    with pytest.raises(UserError, match=r"evaluate\.corruptions has 'fog'.*noise, blur, jpeg, rescale"):
+        corrupt(photographs, "fog", 1)
+    with pytest.raises(UserError, match="multiple of 16"):
+        augment.damage_for(24, torch.device("cpu"))
+    assert math.isclose(float(augment.cosine_transform().square().sum()), 8, rel_tol=1e-5)
