@@ -1,61 +1,85 @@
-"""Decoding and packing images: this repository's `prepare` beside what people would use instead.
+"""Decoding images: this repository's `prepare` beside what people would use instead.
 
-    python -m benchmarks.prepare            # on the embedded sample
-    CIFAKE_SOURCE=... python -m benchmarks.prepare
+    CIFAKE_SOURCE=... python -m benchmarks.prepare > benchmarks/results/prepare.md
+    python -m benchmarks.prepare                                                        on the embedded sample
 
-Prints images a second, and how many times as fast `prepare` is. Every way ends with the same uint8 array in memory.
+Every way starts from JPEG bytes and ends with the same pixels in one uint8 array in memory. Ways take turns, so that
+whatever else the machine does meets all alike; of each the best turn counts.
 """
 
+import argparse
 import os
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import datasets
 import numpy as np
-from torchvision.datasets import ImageFolder  # type: ignore[import-untyped]
+import torch
+import torchvision
+from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
 from tqdm import tqdm
 
+from detector.device import describe
+from detector.errors import run
 from stages.params import load_params
-from stages.prepare import Encoded, decode_split, open_source
+from stages.prepare import MOST_PROCESSES, Encoded, decode_split, open_source
 
-IMAGES = 5000
+TURNS = 3
+PROCESSES = min(os.cpu_count() or 1, MOST_PROCESSES)  # as many as `prepare` takes
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=20_000, help="(default: %(default)s)")
+    arguments = parser.parse_args()
+    datasets.disable_progress_bars()
     dataset = "cifake" if os.environ.get("CIFAKE_SOURCE") else "sample"
     whole = open_source(dataset, load_params()["prepare"]["revision"])[1]["train"]
-    rows = np.random.default_rng(0).permutation(len(whole.labels))[:IMAGES]
+    rows = np.random.default_rng(0).permutation(len(whole.labels))[: arguments.images]
     data = [whole.read(row) for row in rows]
     subset = Encoded([whole.names[row] for row in rows], whole.labels[rows], data.__getitem__)
 
     with tempfile.TemporaryDirectory() as temporary:
+        folder, table = f"{temporary}/folder", f"{temporary}/table"
         for i, image in enumerate(data):
-            file = Path(temporary, str(subset.labels[i]), f"{i}.jpg")
-            file.parent.mkdir(exist_ok=True)
+            file = Path(folder, str(subset.labels[i]), f"{i}.jpg")
+            file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(image)
+        pictures = datasets.Dataset.from_dict({"image": [{"bytes": image, "path": None} for image in data]})
+        pictures.cast_column("image", datasets.Image()).save_to_disk(table)
+
         ways: dict[str, Callable[[], np.ndarray]] = {
-            "prepare (with its checks and hashes)": lambda: prepare(subset),
-            "datasets.map, batched": lambda: datasets_map(data),
-            "torchvision ImageFolder": lambda: image_folder(temporary),
+            f"`prepare`, with its checks and hashes ({PROCESSES} processes)": partial(prepare, subset),
+            "`datasets` map, batched": partial(datasets_map, table, None),
+            f"`datasets` map, batched, {PROCESSES} processes": partial(datasets_map, table, PROCESSES),
+            "torchvision ImageFolder": partial(image_folder, folder),
+            f"torchvision ImageFolder, DataLoader of {PROCESSES} workers": partial(data_loader, folder),
         }
-        pixels = {way: timed(way, function) for way, function in ways.items()}
-    ours, seconds = pixels.pop(next(iter(pixels)))
-    for way, (theirs, their_seconds) in pixels.items():
-        assert int(ours.sum(dtype=np.int64)) == int(theirs.sum(dtype=np.int64)), f"{way} has other pixels"
-        print(f"prepare is {their_seconds / seconds:.1f} times as fast as {way}")
+        seconds: dict[str, list[float]] = {way: [] for way in ways}
+        sums = set()
+        for way in tqdm(list(ways) * TURNS, desc="decode", unit=" turns", disable=None):
+            began = time.perf_counter()
+            pixels = ways[way]()
+            seconds[way].append(time.perf_counter() - began)
+            assert pixels.shape[0] == len(data), f"{way} has lost images"
+            sums.add(int(pixels.sum(dtype=np.int64)))
+        assert len(sums) == 1, "not all have the same pixels"
 
-
-def timed(way: str, function: Callable[[], np.ndarray]) -> tuple[np.ndarray, float]:
-    """Best of three."""
-    seconds = []
-    for _ in range(3):
-        began = time.perf_counter()
-        pixels = function()
-        seconds.append(time.perf_counter() - began)
-    print(f"{way:<40}{len(pixels) / min(seconds):>10,.0f} images/s")
-    return pixels, min(seconds)
+    print("# Decoding\n")
+    print(
+        f"{describe()}; {os.cpu_count()} cores; torch {torch.__version__}, torchvision {torchvision.__version__}, "
+        f"datasets {datasets.__version__}.\n"
+    )
+    print(f"{len(data):,} images of {dataset}, from JPEG bytes to one array; the best of {TURNS} turns.\n")
+    print("| | images/s | `prepare` is |\n| --- | ---: | ---: |")
+    base = min(seconds[next(iter(seconds))])
+    for way, times in seconds.items():
+        ratio = min(times) / base
+        print(f"| {way} | {len(data) / min(times):,.0f} | {f'{ratio:.1f} times as fast' if ratio != 1 else ''} |")
 
 
 def prepare(subset: Encoded) -> np.ndarray:
@@ -63,15 +87,15 @@ def prepare(subset: Encoded) -> np.ndarray:
     return split.images[split.rows]
 
 
-def datasets_map(data: list[bytes]) -> np.ndarray:
-    table = datasets.Dataset.from_dict({"image": [{"bytes": image, "path": None} for image in data]})
-    pictures = table.cast_column("image", datasets.Image())
-    mapped = pictures.map(
+def datasets_map(path: str, processes: int | None) -> np.ndarray:
+    mapped = datasets.load_from_disk(path).map(
         lambda batch: {"pixels": [np.asarray(image).ravel() for image in batch["image"]]},
         batched=True,
+        num_proc=processes,
         remove_columns=["image"],
         features=datasets.Features({"pixels": datasets.Sequence(datasets.Value("uint8"), length=3072)}),
         keep_in_memory=True,
+        load_from_cache_file=False,  # of an earlier turn
     )
     return mapped.with_format("numpy")[:]["pixels"].reshape(-1, 32, 32, 3)
 
@@ -80,6 +104,10 @@ def image_folder(path: str) -> np.ndarray:
     return np.stack([np.asarray(image) for image, _ in ImageFolder(path)])
 
 
+def data_loader(path: str) -> np.ndarray:
+    loader = DataLoader(ImageFolder(path, transform=np.array), batch_size=250, num_workers=PROCESSES)
+    return torch.cat([images for images, _ in loader]).numpy()
+
+
 if __name__ == "__main__":
-    datasets.disable_progress_bars()
-    main()
+    run(main)

@@ -1,7 +1,7 @@
 """How fast a training step is, and what the choices in it are worth: ratios, all from one run.
 
-    python -m benchmarks.train_step             every model of params.yaml
-    python -m benchmarks.train_step resnet18    one
+    python -m benchmarks.train_step > benchmarks/results/train_step.md      every model of params.yaml
+    python -m benchmarks.train_step resnet18                                one
 
 Images/s of the real step (gather, augment, normalize, forward, backward, update, average) over those of the same step
 on one batch that is already there, augmented and normalized. Then the same step without the small-map convolutions and,
@@ -12,6 +12,7 @@ alike.
 import argparse
 import copy
 import itertools
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -45,6 +46,7 @@ def main() -> None:
     arguments = parser.parse_args()
     claim()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    print(f"# Training step\n\n{describe()}; {os.cpu_count()} cores; torch {torch.__version__}.")
     for name in arguments.models:
         compare(name, params, device, arguments)
 
@@ -94,10 +96,11 @@ def compare(name: str, params: dict[str, Any], device: torch.device, arguments: 
             seconds[variant].append((time.perf_counter() - started) / arguments.steps)
 
     base = statistics.median(seconds["resident batch"])
-    print(f"{name}, batch {spec['batch_size']}, {precision}, {describe()}, torch {torch.__version__}")
+    print(f"\n| {name}, batch {spec['batch_size']}, {precision} | images/s | of the resident batch |")
+    print("| --- | ---: | ---: |")
     for variant, times in seconds.items():
         each = statistics.median(times)
-        print(f"  {variant:<20}{spec['batch_size'] / each:8.0f} images/s  {base / each:5.2f} of the resident batch")
+        print(f"| {variant} | {spec['batch_size'] / each:,.0f} | {base / each:.2f} |")
 
 
 def stepper(

@@ -1,0 +1,272 @@
+"""This repository's trainer beside what people would use instead: images/s, and time to a validation accuracy.
+
+    pip install -r benchmarks/requirements.txt
+    CIFAKE_SOURCE=... python -m benchmarks.trainers > benchmarks/results/trainers.md
+    python -m benchmarks.trainers --images 1000 --epochs 2 ours folder      a quick look; without CIFAKE on the sample
+
+Each trainer has a process of its own, one after the other, so that threads, memory and imports do not mix: `ours` is
+the stage itself, the others (`folder`, `hf`, `fastai`) are in benchmarks/other_trainers.py. All print the same two
+kinds of lines, which are timed here as they arrive. What is the same for all, and what is each one's own, heads the
+output.
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ruamel.yaml import YAML
+from tqdm import tqdm
+
+from detector.data import CLASSES, FAKE, REAL
+from detector.device import claim
+from detector.errors import UserError, run
+from stages.params import load_params
+from stages.prepare import Encoded, decode_split, mean_and_std, open_source, pack, validation_mask
+from stages.train import choose_precision
+
+MODEL = "resnet18"
+NAMES = {
+    "ours": "this repository",
+    "folder": "ImageFolder, DataLoader, a loop",
+    "hf": "Hugging Face Trainer",
+    "fastai": "fastai Learner",
+}
+PACKAGES = {
+    "ours": ["torch", "timm"],
+    "folder": ["torchvision"],
+    "hf": ["transformers", "accelerate"],
+    "fastai": ["fastai"],
+}
+RECIPES = {
+    "ours": "SGD with Nesterov momentum, linear warm-up and decay, smoothed labels, clipped gradients; validates "
+    "averaged weights on every image and its mirror image; saves its state after each epoch",
+    "folder": "SGD with Nesterov momentum, OneCycleLR with the peak of ours",
+    "hf": "AdamW at 1e-3 with linear decay, clipped gradients (its defaults but for the rate)",
+    "fastai": "Adam with fit_one_cycle at 3e-3 (its defaults but for the rate)",
+}
+OUR_ENVIRONMENT = ("GOMP_SPINCOUNT", "CUBLAS_WORKSPACE_CONFIG")  # `import stages` sets these; the others go without
+BEGIN = re.compile(rf"{MODEL}: [\d,]+ parameters, .+")
+EPOCH = re.compile(r"epoch \d+/\d+: .*validation: .*accuracy ([\d.]+)%.*; (\d+) images/s")
+
+
+@dataclass
+class Training:
+    """What one trainer printed, and when. One entry of each list an epoch."""
+
+    setting: str = ""  # network, device and precision
+    seconds: list[float] = field(default_factory=list)  # since the first step, at the end of the epoch's validation
+    accuracy: list[float] = field(default_factory=list)  # on the validation images
+    rate: list[float] = field(default_factory=list)  # images/s while training, without the validation
+    whole: float = 0.0  # seconds from the start of the process to its end
+
+    def images_per_second(self) -> float:
+        return statistics.median(self.rate[1:] or self.rate)  # the first epoch has the start-up
+
+    def reached(self, accuracy: float) -> float | None:
+        """Seconds until a validation gave this accuracy or more."""
+        pairs = zip(self.seconds, self.accuracy, strict=True)
+        return next((seconds for seconds, reached in pairs if reached >= accuracy), None)
+
+
+def main() -> None:
+    arguments = parse()
+    missing = [name for trainer in arguments.trainers for name in PACKAGES[trainer] if find_spec(name) is None]
+    if missing:
+        raise UserError(f"{', '.join(missing)} not installed: pip install -r benchmarks/requirements.txt")
+    params = load_params()
+    claim()
+    gpu = torch.cuda.is_available()
+    # fp32 on every CPU: fastai's mixed precision is for GPUs alone
+    precision = choose_precision(params["train"]["precision"], torch.device("cuda")) if gpu else "fp32"
+    dataset = "cifake" if os.environ.get("CIFAKE_SOURCE") else "sample"
+    workers = arguments.workers if arguments.workers is not None else min(8, os.cpu_count() or 1) if gpu else 0
+
+    spec = params["models"][MODEL] | {"epochs": arguments.epochs}
+    params["models"][MODEL] = spec
+    params["train"]["precision"] = precision
+    params |= {"model": MODEL, "dataset": dataset}
+
+    with tempfile.TemporaryDirectory() as temporary:
+        project = Path(temporary)
+        for folder in ("stages", "detector", "benchmarks"):
+            shutil.copytree(folder, project / folder, ignore=shutil.ignore_patterns("__pycache__", "results"))
+        YAML().dump(params, project / "params.yaml")
+        counts, mean, std, seconds = make_data(project, dataset, params["prepare"], arguments.images)
+        task = {
+            "model": MODEL,
+            "spec": spec,
+            "augment": params["train"]["augment"],
+            "seed": params["seed"],
+            "precision": precision,
+            "workers": workers,
+            "mean": mean,
+            "std": std,
+        }
+        (project / "task.json").write_text(json.dumps(task))
+
+        trainings = {}
+        with tqdm(total=len(arguments.trainers) * arguments.epochs, unit=" epochs", disable=None) as bar:
+            for name in arguments.trainers:
+                bar.set_description(name)
+                trainings[name] = train(name, project, bar)
+
+    settings = {training.setting for training in trainings.values()}
+    if len(settings) > 1:
+        raise UserError(f"not the same network, device or precision, so nothing to compare: {'; '.join(settings)}")
+    print("# Trainers\n")
+    print(f"{settings.pop()}; {os.cpu_count()} cores; {versions(arguments.trainers)}.\n")
+    print(f"- {dataset}: {counts[0]:,} images to train on, {counts[1]:,} to validate on, {arguments.epochs} epochs")
+    print(
+        f"- the same for all: the images, the network ({MODEL} of params.yaml, made by detector.model.build, small-map "
+        f"convolutions included) and its first weights, channels_last, batches of {spec['batch_size']}, precision, "
+        "mirrored and shifted images, device and threads"
+    )
+    print(f"- ours reads splits that were decoded, checked and packed once, in {seconds:.1f} s, not counted below")
+    print(f"- the others decode JPEG files at every use, with {workers} DataLoader workers")
+    for name in trainings:
+        print(f"- {name}, {NAMES[name]}: {RECIPES[name]}")
+    print(f"\n{table(trainings, arguments.accuracy)}\n")
+    print(
+        "Images/s: while training, the median of the epochs without the first. Seconds to an accuracy: from the first "
+        "step to the end of the first validation that gave it. Whole process: with imports and what follows training.\n"
+    )
+    print("Validation accuracy at seconds since the first step, after each epoch:\n")
+    for name, training in trainings.items():
+        pairs = zip(training.accuracy, training.seconds, strict=True)
+        print(f"- {name}: {', '.join(f'{accuracy:.2%} at {seconds:.0f} s' for accuracy, seconds in pairs)}")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("trainers", nargs="*", metavar="trainer", help=f"{', '.join(NAMES)} (default: all)")
+    parser.add_argument("--images", type=int, default=10_000, help="of a class, validation included (%(default)s)")
+    parser.add_argument("--epochs", type=int, default=8, help="(%(default)s)")
+    parser.add_argument("--accuracy", type=float, default=0.9, help="the time to which is measured (%(default)s)")
+    parser.add_argument("--workers", type=int, help="of the others' DataLoaders (one a core up to 8; 0 without a GPU)")
+    arguments = parser.parse_args()
+    arguments.trainers = arguments.trainers or list(NAMES)
+    if unknown := set(arguments.trainers) - set(NAMES):
+        parser.error(f"no trainer {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
+    if not 0 < arguments.accuracy < 1:
+        parser.error("--accuracy is a share, such as 0.9")
+    return arguments
+
+
+def make_data(
+    project: Path, dataset: str, choices: dict[str, Any], images: int
+) -> tuple[tuple[int, int], list[float], list[float], float]:
+    """Write the same images twice: data/*.safetensors as `prepare` does, and the source's JPEG bytes in folders.
+
+    Returns the numbers of images to train and to validate on, mean and standard deviation, and the seconds that
+    decoding, checking and packing took.
+    """
+    whole = open_source(dataset, choices["revision"])[1]["train"]
+    rng = np.random.default_rng(0)
+    rows = np.concatenate([rng.permutation(np.flatnonzero(whole.labels == c))[:images] for c in (FAKE, REAL)])
+    subset = Encoded([whole.names[row] for row in rows], whole.labels[rows], lambda i: whole.read(rows[i]))
+
+    started = time.perf_counter()
+    with tqdm(total=len(rows), desc="decode", unit=" images", unit_scale=True, disable=None) as bar:
+        decoded = decode_split(subset, bar)
+    in_val = validation_mask(decoded, choices["val_fraction"], choices["seed"])
+    (project / "data").mkdir()
+    pack(project / "data/train.safetensors", dataset, "train", decoded, ~in_val)
+    pack(project / "data/val.safetensors", dataset, "val", decoded, in_val)
+    seconds = time.perf_counter() - started
+
+    for split, chosen in (("train", ~in_val), ("val", in_val)):
+        folders = [project / "images" / split / name for name in CLASSES]
+        for folder in folders:
+            folder.mkdir(parents=True)
+        for row, label in zip(decoded.rows[chosen], decoded.labels[chosen], strict=True):
+            (folders[label] / f"{row}.jpg").write_bytes(subset.read(row))
+    mean, std = mean_and_std(decoded.images[decoded.rows[~in_val]])
+    counts = int((~in_val).sum()), int(in_val.sum())
+    return counts, (mean / 255).tolist(), (std / 255).tolist(), seconds
+
+
+def train(name: str, project: Path, bar: tqdm) -> Training:
+    environment = {key: value for key, value in os.environ.items() if key != "DVC_ROOT"}
+    command = [sys.executable, "-u", "-m", "stages.train"]
+    if name != "ours":
+        command = [sys.executable, "-u", "-m", "benchmarks.other_trainers", name, "task.json"]
+        environment = {key: value for key, value in environment.items() if key not in OUR_ENVIRONMENT}
+    log = project / f"{name}.log"
+    training = Training()
+    began = first_step = time.perf_counter()
+    with (
+        log.open("w") as errors,
+        subprocess.Popen(
+            command, cwd=project, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True
+        ) as process,
+    ):
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                now = time.perf_counter()
+                if found := BEGIN.search(line):
+                    training.setting, first_step = found[0], now
+                elif found := EPOCH.search(line):
+                    training.seconds.append(now - first_step)
+                    training.accuracy.append(float(found[1]) / 100)
+                    training.rate.append(float(found[2]))
+                    bar.set_postfix_str(f"{found[1]} %, {found[2]} images/s")
+                    bar.update()
+        except BaseException:
+            process.kill()
+            raise
+    training.whole = time.perf_counter() - began
+    if process.returncode or not training.seconds:
+        sys.stderr.write(log.read_text())
+        raise UserError(f"{name} failed with exit status {process.returncode}: see above")
+    return training
+
+
+def versions(trainers: list[str]) -> str:
+    packages = ["torch", "torchvision", "timm", *(name for trainer in trainers for name in PACKAGES[trainer])]
+    return ", ".join(f"{name} {version(name)}" for name in dict.fromkeys(packages))
+
+
+def table(trainings: dict[str, Training], accuracy: float) -> str:
+    """The Markdown table. Ratios say how many times as fast ours is."""
+    goal = f"{accuracy * 100:g} %"
+    header = ["trainer", "images/s", "ours is", f"seconds to {goal}", "ours is", "best accuracy", "whole process"]
+    ours = trainings.get("ours")
+    rows = [header, ["---"] + ["---:"] * (len(header) - 1)]
+    for name, training in trainings.items():
+        rate, reached = training.images_per_second(), training.reached(accuracy)
+        our_reached = ours.reached(accuracy) if ours else None
+        rows.append(
+            [
+                f"{name}, {NAMES[name]}",
+                f"{rate:,.0f}",
+                times(ours.images_per_second() / rate) if ours and name != "ours" else "",
+                f"not in {len(training.seconds)} epochs" if reached is None else f"{reached:.0f}",
+                times(reached / our_reached) if reached and our_reached and name != "ours" else "",
+                f"{max(training.accuracy):.2%}",
+                f"{training.whole:.0f} s",
+            ]
+        )
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def times(ratio: float) -> str:
+    return f"{ratio:.2f} times as fast"
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,39 @@
+"""What the benchmarks print, and what they say where a library is missing. That they are fast is not tested."""
+
+import sys
+
+import pytest
+
+from benchmarks import trainers
+from benchmarks.trainers import BEGIN, EPOCH, Training, table
+from detector.errors import UserError
+
+OURS = "epoch 2/8: loss 0.4127; validation: loss 0.3021, accuracy 91.30%, AUROC 0.9712; 402 images/s"
+OTHERS = "epoch 2/8: validation: accuracy 90.00%; 201 images/s"
+
+
+def test_lines_of_every_trainer_are_understood() -> None:
+    found = [EPOCH.search(line) for line in (OURS, OTHERS)]
+    assert [match and match.groups() for match in found] == [("91.30", "402"), ("90.00", "201")]
+    assert BEGIN.search("resnet18: 11,170,753 parameters, AMD EPYC, 2 threads, AVX2, fp32\n")
+    assert not EPOCH.search("going on after epoch 2 of 8, from here")
+
+
+def test_ratios_are_against_ours() -> None:
+    ours = Training("", [10.0, 20.0], [0.85, 0.91], [100.0, 400.0], 30.0)
+    slower = Training("", [20.0, 50.0], [0.80, 0.90], [100.0, 200.0], 60.0)
+    never = Training("", [20.0, 50.0], [0.80, 0.89], [100.0, 800.0], 60.0)
+    lines = table({"ours": ours, "folder": slower, "hf": never}, 0.9).splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+    assert [row[1:5] for row in cells] == [
+        ["400", "", "20", ""],
+        ["200", "2.00 times as fast", "50", "2.50 times as fast"],
+        ["800", "0.50 times as fast", "not in 2 epochs", ""],
+    ]
+
+
+def test_a_missing_library_is_named_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainers, "find_spec", lambda name: None if name == "fastai" else "there")
+    monkeypatch.setattr(sys, "argv", ["trainers", "ours", "fastai"])
+    with pytest.raises(UserError, match=r"^fastai not installed: pip install -r benchmarks/requirements\.txt$"):
+        trainers.main()
