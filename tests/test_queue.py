@@ -26,7 +26,7 @@ from stages.params import load_params
 params = load_params()
 gpu = device.claim()
 notes = Path(os.environ["DVC_ROOT"]) / "notes"
-note = {"gpu": gpu, "pid": os.getpid(), "experiment": os.environ["DVC_EXP_NAME"]}
+note = {"gpu": gpu, "pid": os.getpid(), "threads": os.environ.get("OMP_NUM_THREADS")}
 (notes / f"{os.getpid()}.start").write_text(json.dumps(note | {"start": time.time()}))
 fault = notes / f"fault-{params['seed']}"
 if fault.exists() and fault.read_text() == "killed once":
@@ -56,9 +56,10 @@ class Repository:
         self.notes.mkdir(parents=True)
         bin_folder = path.parent / "bin"
         bin_folder.mkdir()
+        self.nvidia_smi = bin_folder / "nvidia-smi"
         listing = "GPU 0: Pretended (UUID: GPU-aaaa-0)\nGPU 1: Pretended (UUID: GPU-bbbb-1)"
-        (bin_folder / "nvidia-smi").write_text(f"#!/bin/sh\necho '{listing}'\n")
-        (bin_folder / "nvidia-smi").chmod(0o755)
+        self.nvidia_smi.write_text(f"#!/bin/sh\necho '{listing}'\n")
+        self.nvidia_smi.chmod(0o755)
         folders = [str(bin_folder), str(BIN), os.environ["PATH"]]
         who = {"NAME": "tests", "EMAIL": "tests@example.com"}
         self.environment = {
@@ -132,6 +133,15 @@ def test_six_queued_runs_share_two_gpus_never_two_on_one(repository: Repository)
         assert len(runs) > 1
         for earlier, later in pairwise(runs):
             assert ends.get(earlier["pid"], earlier["start"]) <= later["start"]
+
+
+def test_without_gpus_two_runs_at_a_time_share_out_the_cores(repository: Repository) -> None:
+    repository.nvidia_smi.write_text("#!/bin/sh\necho No devices were found\n")
+    repository.environment.pop("OMP_NUM_THREADS", None)
+    repository.sweep("--jobs", "2", "-S", "seed=1,2")
+    assert repository.accuracies() == [0.1, 0.2]
+    share = max(1, (os.cpu_count() or 1) // 2)
+    assert [note["threads"] for note in repository.noted("start")] == [str(share)] * 2
 
 
 @pytest.mark.slow
