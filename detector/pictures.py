@@ -46,9 +46,9 @@ MODES = {"1": "black and white", "L": "grey", "LA": "grey", "P": "palette", "PA"
 
 # Up to so many times smaller or larger, and what that means for the answer.
 SMALLER = (
-    (2, "traces of a generator are weaker"),
-    (8, "few traces of a generator survive that, the answer is less sure than it looks"),
-    (math.inf, "traces of a generator do not survive that, the answer says little"),
+    (2, "some detail is lost"),
+    (8, "much detail is lost, the answer is less sure than it looks"),
+    (math.inf, "nearly all detail is lost, the answer says little"),
 )
 LARGER = (
     (1.5, "the finest detail is missing, the answer is less sure than it looks"),
