@@ -1,0 +1,190 @@
+"""Whatever picture people have, made what a detector takes, with a note of each thing that was done to it.
+
+Colour JPEG is decoded by detector.images, as the training data are: one of the detector's own size comes out pixel by
+pixel as `prepare` packs it. What other files may have (EXIF orientation, transparency, 16 bits, several frames) is
+dealt with here.
+"""
+
+import io
+import math
+import os
+import re
+import warnings
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL.Image import Transpose
+
+from detector.errors import UserError
+from detector.images import decode
+
+Source = bytes | str | os.PathLike[str] | BinaryIO | Image.Image | np.ndarray
+
+MAX_PIXELS = 100_000_000  # decoded they take 400 MB
+MAX_SIDE = 65_535  # JPEG's own; the resampling filter of a strip of 1 x 100,000,000 would take gigabytes
+MAX_BYTES = 2**28
+# A JPEG is decoded at a half, quarter or eighth of its size where that leaves this many times the detector's input: up
+# to 64 times fewer pixels, of which the input is made with a small difference.
+SPARE = 16
+
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")  # of Pillow's, some of which start other programs (EPS)
+# HEIC cannot be read: a folder's files are not passed over in silence.
+SUFFIXES = set(".jpg .jpeg .jpe .jfif .png .apng .gif .webp .bmp .tif .tiff .avif .heic .heif".split())
+
+UPRIGHT = {  # EXIF orientation: what turns the stored picture upright
+    2: Transpose.FLIP_LEFT_RIGHT,
+    3: Transpose.ROTATE_180,
+    4: Transpose.FLIP_TOP_BOTTOM,
+    5: Transpose.TRANSPOSE,
+    6: Transpose.ROTATE_270,
+    7: Transpose.TRANSVERSE,
+    8: Transpose.ROTATE_90,
+}
+MODES = {"1": "black and white", "L": "grey", "LA": "grey", "P": "palette", "PA": "palette"}
+
+# Up to so many times smaller or larger, and what that means for the answer.
+SMALLER = (
+    (2, "some detail is lost"),
+    (8, "much detail is lost, the answer is less sure than it looks"),
+    (math.inf, "nearly all detail is lost, the answer says little"),
+)
+LARGER = (
+    (1.5, "the finest detail is missing, the answer is less sure than it looks"),
+    (math.inf, "there is no fine detail to judge by, the answer says little"),
+)
+
+
+def load(source: Source, size: int) -> tuple[np.ndarray, list[str]]:
+    """Return a picture as uint8 (size, size, 3), RGB, and the notes: what was done to it, and what that means.
+
+    source: a picture file's bytes, its path or the open file; a PIL image, which is left as it is; or uint8
+    (height, width, 3), RGB. Raises UserError where it is missing, empty, damaged, no picture, or larger than
+    MAX_PIXELS, MAX_SIDE or MAX_BYTES; a picture's size is read from its header, before any of it is decoded.
+    """
+    with warnings.catch_warnings(action="ignore"):  # Pillow's, of what is refused or put right here
+        try:
+            if isinstance(source, np.ndarray):
+                return to_input(from_array(source), size)
+            if isinstance(source, Image.Image):
+                return to_input(source, size)
+            data = source if isinstance(source, bytes) else read(source)
+            if not data:
+                raise UserError("the file is empty")
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                return to_input(image, size, data)
+        except UserError:
+            raise
+        except UnidentifiedImageError:
+            if data[4:8] == b"ftyp":
+                raise UserError("HEIC or a film, which cannot be read: save it as JPEG") from None
+            raise UserError(f"not a picture that can be read ({', '.join(FORMATS)})") from None
+        except Image.DecompressionBombError:
+            raise UserError("more than 100 megapixels") from None
+        except MemoryError:
+            raise UserError("not enough memory for this picture") from None
+        except Exception as error:  # Pillow raises whatever damaged bytes lead it to
+            system = error.strerror if isinstance(error, OSError) else None
+            raise UserError(system or f"damaged picture ({str(error) or type(error).__name__})") from None
+
+
+def read(source: str | os.PathLike[str] | BinaryIO) -> bytes:
+    """Return a whole file. Raises UserError when it has more than MAX_BYTES, however many (it may be a pipe)."""
+    if isinstance(source, str | os.PathLike):
+        with Path(source).open("rb") as file:
+            return read(file)
+    data = source.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise UserError(f"more than {MAX_BYTES // 2**20} MB")
+    return data
+
+
+def from_array(pixels: np.ndarray) -> Image.Image:
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
+        raise UserError(f"an array must be uint8 (height, width, 3), this one is {pixels.dtype} {pixels.shape}")
+    return Image.fromarray(pixels)
+
+
+def to_input(image: Image.Image, size: int, data: bytes | None = None) -> tuple[np.ndarray, list[str]]:
+    """`load` for an image that may not be decoded yet. data: the file that it was just opened from, if it was."""
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise UserError(f"{width}x{height} is more than 100 megapixels")
+    if max(width, height) > MAX_SIDE:
+        raise UserError(f"{width}x{height} is more than {MAX_SIDE:,} pixels in a row")
+    if not width * height:
+        raise UserError(f"{width}x{height}: there are no pixels in it")
+
+    notes = []
+    # phones write a second picture for the screen's brightness into a JPEG (MPO): no frame
+    if getattr(image, "is_animated", False) and image.format != "MPO":
+        notes.append(f"only frame {image.tell() + 1} of several")
+    stored = [str(tile.args) for tile in getattr(image, "tile", [])]  # such as RGB;16B; gone once it is decoded
+    sixteen = image.mode.startswith("I;16") or any(re.search(r"\b(LA|RGB[AX]?|CMYK);16", args) for args in stored)
+
+    if data is not None:
+        image.draft(None, (SPARE * size, SPARE * size))  # of other formats than JPEG it does nothing
+    is_whole_jpeg = data is not None and image.format in ("JPEG", "MPO") and image.size == (width, height)
+    if data is not None and is_whole_jpeg and image.mode == "RGB":
+        picture = Image.fromarray(decode(data))
+    else:
+        image.load()
+        picture = image
+    turn = orientation(image)
+
+    if picture.mode in ("I", "F"):
+        raise UserError("32 bits a pixel, with no fixed white: save it with 8 bits")
+    if sixteen:
+        notes.append("16 bits made 8")
+    if picture.mode.startswith("I;16"):  # Pillow would clip
+        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    if picture.mode not in ("RGB", "RGBA", "RGBa", "RGBX"):
+        notes.append(f"{MODES.get(picture.mode, picture.mode)} made RGB")
+    if picture.has_transparency_data:
+        # colour times alpha: in that form a picture can be made smaller before it is put on white
+        picture = picture.convert("RGBA").convert("RGBa")
+    elif picture.mode != "RGB":
+        picture = picture.convert("RGB")
+    if turn:
+        picture = picture.transpose(turn)
+        notes.append("turned upright as its EXIF orientation says")
+
+    pixels = np.asarray(fit(picture, size))
+    if picture.mode == "RGBa":
+        alpha = pixels[..., 3:].astype(np.int16)
+        pixels = (pixels[..., :3] + 255 - alpha).clip(0, 255).astype(np.uint8)
+        if alpha.min() < 255:
+            notes.append("transparency put on white")
+    return pixels, notes + notes_on_size(width, height, size)
+
+
+def orientation(image: Image.Image) -> Transpose | None:
+    try:
+        return UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # Pillow raises whatever damaged EXIF leads it to; the picture itself may be whole
+        return None
+
+
+def fit(picture: Image.Image, size: int) -> Image.Image:
+    """The whole picture at size x size: bicubic, antialiased where it shrinks. Nothing is cut away, so the proportions
+    of a picture that is not square change. One of that size comes back as it is."""
+    return picture.resize((size, size), Image.Resampling.BICUBIC)
+
+
+def notes_on_size(width: int, height: int, size: int) -> list[str]:
+    """What `fit` does to a picture, and what it means for the answer, by the side that changes most."""
+    if (width, height) == (size, size):
+        return []
+    stretched = "" if width == height else ", proportions not kept"
+    notes = [f"{width}x{height} made {size}x{size}{stretched}"]
+    changes = (
+        ("smaller", max(width, height) / size, SMALLER),
+        ("larger", size / min(width, height), LARGER),
+    )
+    for direction, factor, levels in changes:
+        if factor > 1:
+            times = f"{factor:.0f}" if factor >= 10 else f"{factor:.3g}"
+            meaning = next(meaning for limit, meaning in levels if factor <= limit)
+            notes.append(f"{times} times {direction}: {meaning}")
+    return notes

@@ -1,0 +1,460 @@
+"""Ask a detector: `from detector import Detector` and `python -m detector`, about every kind of picture people have."""
+
+import csv
+import io
+import json
+import struct
+import subprocess
+import sys
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from detector import LIMIT, Answer, Detector
+from detector.__main__ import main
+from detector.errors import UserError
+from detector.images import decode
+from detector.metrics import probability
+from detector.model import build, load, predict_logits, save
+from tests.conftest import ROOT
+
+INFO: dict[str, Any] = {"input_size": 32, "mirror": False, "classes": ["FAKE", "REAL"], "temperature": 1.0}
+ORIENTATION = 0x0112
+
+
+def encoded(image: Image.Image, form: str, **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, form, **options)
+    return file.getvalue()
+
+
+def png(width: int, height: int, depth: int, rows: bytes) -> bytes:
+    """An RGB PNG by hand: its header may claim what is not there."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", width, height, depth, 2, 0, 0, 0)
+    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+@pytest.fixture(scope="module")
+def jpegs() -> list[bytes]:
+    """Twenty 32x32 JPEGs of the sample, of both classes."""
+    rows = pq.read_table(ROOT / "data/sample/test.parquet").to_pylist()
+    return [row["image"]["bytes"] for row in rows[:10] + rows[-10:]]
+
+
+@pytest.fixture(scope="module")
+def rgb(jpegs: list[bytes]) -> np.ndarray:
+    """uint8 (32, 32, 3)"""
+    return decode(jpegs[0])
+
+
+@pytest.fixture(scope="module")
+def folder(jpegs: list[bytes], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model folder of an untrained network that finds some of the JPEGs FAKE, some REAL, and is UNSURE of some."""
+    torch.manual_seed(1)
+    spec: dict[str, Any] = {"timm": "test_resnet", "args": {}, "stem": None}
+    network: Any = build(spec)
+    card = {**INFO, **spec, "model": "tiny", "mean": [0.5] * 3, "std": [0.25] * 3, "metrics": {"accuracy": 0.9764}}
+    pixels = np.stack([decode(jpeg) for jpeg in jpegs])
+    logits = predict_logits(network, pixels, card, len(pixels))
+    with torch.no_grad():
+        network.get_classifier().bias -= float(np.median(logits))
+    card |= {"mirror": True, "temperature": float(logits.std())}
+    p_fake = probability(predict_logits(network, pixels, card, len(pixels)), card["temperature"])
+    card["unsure"] = np.quantile(p_fake, [0.4, 0.6]).tolist()
+    path = tmp_path_factory.mktemp("models") / "trained"
+    save(path, network, card)
+    return path
+
+
+class Weighing(torch.nn.Module):
+    """A network in which every pixel has a weight of its own: only the same pixels give the same answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.weights = torch.nn.Parameter(torch.rand(3 * 32 * 32, generator=generator, dtype=torch.float64) / 768)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x.flatten(1).double() @ self.weights).unsqueeze(1)
+
+
+@pytest.fixture(scope="module")
+def weighing() -> Detector:
+    return Detector(Weighing(), {**INFO, "mean": [0.0] * 3, "std": [1.0] * 3, "unsure": [0.4, 0.6]})
+
+
+def notes_if_seen_as(weighing: Detector, picture: Any, expected: np.ndarray, tolerance: float = 1e-7) -> str:
+    seen, wanted = weighing.predict([picture, expected])
+    assert seen.p_fake == pytest.approx(wanted.p_fake, abs=tolerance)
+    assert wanted.notes == []
+    return "; ".join(seen.notes)
+
+
+def test_answers_on_jpegs_of_the_input_size_are_those_of_the_network(jpegs: list[bytes], folder: Path) -> None:
+    network, info = load(folder)
+    logits = predict_logits(network, np.stack([decode(jpeg) for jpeg in jpegs]), info, len(jpegs))
+    answers = Detector.load(folder).predict(jpegs)
+    assert [answer.p_fake for answer in answers] == probability(logits, info["temperature"]).tolist()
+    low, high = info["unsure"]
+    assert {answer.verdict for answer in answers} == {"FAKE", "REAL", "UNSURE"}
+    for answer in answers:
+        assert answer.verdict == ("REAL" if answer.p_fake < low else "FAKE" if answer.p_fake > high else "UNSURE")
+        assert answer.notes == []
+
+
+def test_a_picture_gets_one_answer_in_whatever_form(jpegs: list[bytes], weighing: Detector, tmp_path: Path) -> None:
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(jpegs[3])
+    with path.open("rb") as file:
+        forms: list[Any] = [jpegs[3], path, str(path), file, Image.open(path), decode(jpegs[3])]
+        answers = weighing.predict(form for form in forms)
+    p_fake = answers[-1].p_fake
+    assert [answer.p_fake for answer in answers] == pytest.approx([p_fake] * len(forms), abs=1e-7)
+    assert answers == [Answer(answer.p_fake, answers[0].verdict, []) for answer in answers]
+    assert weighing.predict(np.stack([decode(jpeg) for jpeg in jpegs])) == weighing.predict(jpegs)
+    assert weighing.predict([]) == []
+
+
+def test_photos_are_turned_upright(rgb: np.ndarray, weighing: Detector) -> None:
+    image = Image.fromarray(rgb)
+    stored = decode(encoded(image, "JPEG", quality=95))
+    upright = {
+        1: stored,
+        2: stored[:, ::-1],
+        3: stored[::-1, ::-1],
+        4: stored[::-1],
+        5: stored.swapaxes(0, 1),
+        6: np.rot90(stored, -1),
+        7: stored[::-1, ::-1].swapaxes(0, 1),
+        8: np.rot90(stored),
+    }
+    for orientation, expected in upright.items():
+        exif = Image.Exif()
+        exif[ORIENTATION] = orientation
+        notes = notes_if_seen_as(weighing, encoded(image, "JPEG", quality=95, exif=exif), expected)
+        assert ("upright" in notes) == (orientation > 1)
+    p_fake = sorted(answer.p_fake for answer in weighing.predict(list(upright.values())))
+    assert min(np.diff(p_fake)) > 1e-6, "the eight are not told apart, so nothing was compared"
+
+
+def test_a_pil_image_is_left_as_it_is(rgb: np.ndarray, weighing: Detector) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    image = Image.open(io.BytesIO(encoded(Image.fromarray(rgb).resize((90, 60)), "PNG", exif=exif)))
+    assert "upright" in "; ".join(weighing.predict([image])[0].notes)
+    assert image.size == (90, 60)
+    assert image.getexif()[ORIENTATION] == 6
+
+
+def test_transparency_is_put_on_white_and_said(rgb: np.ndarray, weighing: Detector) -> None:
+    alpha = np.full((32, 32, 1), 255, np.uint8)
+    opaque = encoded(Image.fromarray(np.concatenate([rgb, alpha], axis=2)), "PNG")
+    assert notes_if_seen_as(weighing, opaque, rgb) == ""
+
+    alpha[:, :16] = 0
+    on_white = rgb.copy()
+    on_white[:, :16] = 255
+    half_gone = encoded(Image.fromarray(np.concatenate([rgb, alpha], axis=2)), "PNG")
+    assert "white" in notes_if_seen_as(weighing, half_gone, on_white)
+
+    alpha[:] = 128
+    on_white = (rgb * (128 / 255) + 127).round().astype(np.uint8)
+    veiled = encoded(Image.fromarray(np.concatenate([rgb, alpha], axis=2)), "PNG")
+    assert "white" in notes_if_seen_as(weighing, veiled, on_white, tolerance=2e-3)
+
+    palette = Image.fromarray(rgb).quantize(16)
+    indices = np.asarray(palette)
+    on_white = np.where(indices[..., None] == indices[5, 5], 255, np.asarray(palette.convert("RGB"))).astype(np.uint8)
+    see_through = encoded(palette, "PNG", transparency=int(indices[5, 5]))
+    assert "white" in notes_if_seen_as(weighing, see_through, on_white)
+
+
+def test_sixteen_bits_keep_their_brightness(rgb: np.ndarray, weighing: Detector) -> None:
+    grey = rgb[..., 1]
+    deep = encoded(Image.fromarray(grey.astype(np.uint16) << 8 | 0x5A), "PNG")
+    assert "16 bits made 8; grey made RGB" in notes_if_seen_as(weighing, deep, np.stack([grey] * 3, axis=2))
+
+    rows = (rgb.astype(np.uint16) << 8 | 0x5A).astype(">u2")
+    deep = png(32, 32, 16, b"".join(b"\0" + row.tobytes() for row in rows))
+    assert notes_if_seen_as(weighing, deep, rgb) == "16 bits made 8"
+
+
+def test_other_colours_become_rgb(rgb: np.ndarray, weighing: Detector) -> None:
+    image = Image.fromarray(rgb)
+    grey, bilevel, palette = image.convert("L"), image.convert("1"), image.quantize(16)
+    cmyk = encoded(image.convert("CMYK"), "JPEG", quality=95)
+    with Image.open(io.BytesIO(cmyk)) as opened:
+        assert opened.mode == "CMYK"
+        from_cmyk = np.asarray(opened.convert("RGB"))
+    assert np.abs(from_cmyk.astype(int) - rgb).mean() < 12, "the colours are inverted"
+    kinds = {
+        "grey made RGB": (encoded(grey, "PNG"), np.asarray(grey.convert("RGB"))),
+        "black and white made RGB": (encoded(bilevel, "PNG"), np.asarray(bilevel.convert("RGB"))),
+        "palette made RGB": (encoded(palette, "GIF"), np.asarray(palette.convert("RGB"))),
+        "CMYK made RGB": (cmyk, from_cmyk),
+    }
+    for note, (data, expected) in kinds.items():
+        assert notes_if_seen_as(weighing, data, expected) == note
+
+
+@pytest.mark.parametrize(("form", "options"), [("GIF", {}), ("WEBP", {"lossless": True})])
+def test_of_an_animation_the_first_frame_is_looked_at(
+    form: str, options: dict[str, Any], jpegs: list[bytes], weighing: Detector
+) -> None:
+    first, second = (Image.fromarray(decode(jpeg)) for jpeg in jpegs[:2])
+    if form == "GIF":
+        first, second = first.quantize(64), second.quantize(64)
+    data = encoded(first, form, save_all=True, append_images=[second], **options)
+    with Image.open(io.BytesIO(data)) as opened:
+        opened.seek(1)  # there are two
+    assert "frame 1 of several" in notes_if_seen_as(weighing, data, np.asarray(first.convert("RGB")))
+
+
+def test_notes_warn_the_more_a_picture_was_resized(weighing: Detector) -> None:
+    sizes = [(48, 48), (128, 128), (1280, 1280), (24, 24), (16, 16), (64, 32), (320, 16)]
+    notes = [answer.notes for answer in weighing.predict(Image.new("RGB", size) for size in sizes)]
+    little, more, most, grown, grown_more, wide, both = notes
+    assert little[0] == "48x48 made 32x32"
+    assert [kind[1].split(":")[0] for kind in (little, more, most)] == [
+        "1.5 times smaller",
+        "4 times smaller",
+        "40 times smaller",
+    ]
+    assert len({kind[1].split(":")[1] for kind in (little, more, most)}) == 3
+    assert most[1].endswith("the answer says little")
+    assert grown[1].startswith("1.33 times larger")
+    assert grown_more[1].startswith("2 times larger")
+    assert grown_more[1].endswith("the answer says little")
+    assert wide[0] == "64x32 made 32x32, proportions not kept"
+    assert len(wide) == 2
+    assert [note.split(":")[0] for note in both[1:]] == ["10 times smaller", "2 times larger"]
+
+
+def test_resizing_cuts_nothing_away_and_averages(weighing: Detector) -> None:
+    plain = np.full((64, 320, 3), 100, np.uint8)
+    left, right = plain.copy(), plain.copy()
+    left[:, :20] = 255
+    right[:, -20:] = 255
+    answers = weighing.predict([plain, left, right])
+    assert min(answers[1].p_fake, answers[2].p_fake) > answers[0].p_fake + 1e-3
+
+    checks = np.indices((320, 320)).sum(axis=0) % 2 * 255
+    checkered = np.stack([checks.astype(np.uint8)] * 3, axis=2)
+    notes_if_seen_as(weighing, checkered, np.full((32, 32, 3), 128, np.uint8), tolerance=5e-3)
+
+
+def test_a_large_jpeg_is_seen_as_its_pixels_are(rgb: np.ndarray, weighing: Detector) -> None:
+    large = Image.fromarray(rgb).resize((2050, 1537), Image.Resampling.BICUBIC)
+    quick, whole = weighing.predict([encoded(large, "JPEG", quality=95), np.asarray(large)])
+    assert quick.p_fake == pytest.approx(whole.p_fake, abs=1e-3)
+    assert quick.notes == whole.notes
+    assert quick.notes[0].startswith("2050x1537")
+
+
+def unreadable(jpeg: bytes) -> dict[str, tuple[bytes, str]]:
+    """File name: content, what is said of it."""
+    return {
+        "bomb.png": (png(30_000, 30_000, 8, b""), "more than 100 megapixels"),
+        "cut.jpg": (jpeg[:-40], "damaged picture"),
+        "empty.png": (b"", "the file is empty"),
+        "large.png": (png(11_000, 11_000, 8, b""), "11000x11000 is more than 100 megapixels"),
+        "phone.heic": (b"\0\0\0\x18ftypheic" + bytes(16), "HEIC or a film, which cannot be read: save it as JPEG"),
+        "strip.png": (png(1, 70_000, 8, b""), "1x70000 is more than 65,535 pixels in a row"),
+        "text.jpg": (b"no picture", "not a picture that can be read"),
+    }
+
+
+def test_python_is_told_which_picture_cannot_be_read_and_why(jpegs: list[bytes], weighing: Detector) -> None:
+    for data, reason in unreadable(jpegs[0]).values():
+        with pytest.raises(UserError) as told:
+            weighing.predict([jpegs[0], data])
+        assert str(told.value).startswith(f"picture 1: {reason}")
+        assert "\n" not in str(told.value)
+    with pytest.raises(UserError, match=r"^gone\.jpg: No such file"):
+        weighing.predict(["gone.jpg"])
+    with pytest.raises(UserError, match=r"uint8 \(height, width, 3\), this one is float64 \(32, 32, 3\)"):
+        weighing.predict([np.zeros((32, 32, 3))])
+    one: list[Any] = ["photo.jpg", jpegs[0], Path("photo.jpg"), Image.new("RGB", (32, 32)), decode(jpegs[0])]
+    for picture in one:
+        with pytest.raises(UserError, match=r"predict\(\[picture\]\)"):
+            weighing.predict(picture)
+
+
+def test_a_model_that_lacks_something_is_refused(weighing: Detector) -> None:
+    for change, reason in (({"unsure": None}, "lacks unsure"), ({"classes": ["REAL", "FAKE"]}, "has the classes")):
+        card = {name: value for name, value in {**weighing.info, **change}.items() if value is not None}
+        with pytest.raises(UserError, match=reason):
+            Detector(weighing.network, card)
+
+
+def test_pictures_are_drawn_as_they_are_needed(jpegs: list[bytes], weighing: Detector) -> None:
+    drawn = 0
+
+    def pictures() -> Iterator[bytes]:
+        nonlocal drawn
+        for drawn in range(1, 501):
+            yield b"" if drawn == 70 else jpegs[drawn % 20]
+
+    answers = weighing.stream(pictures())
+    first = next(answers)
+    assert isinstance(first, Answer)
+    assert first.p_fake == pytest.approx(weighing.predict([jpegs[1]])[0].p_fake, abs=1e-7)
+    assert drawn < 250
+    rest = list(answers)
+    assert [number for number, answer in enumerate(rest, start=2) if isinstance(answer, UserError)] == [70]
+    assert len(rest) == 499
+
+
+@pytest.fixture
+def album(jpegs: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with five pictures, below the one where the commands are typed."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("b.jpg", "a/z.JPG", "a/deep/er/c.jpeg", ".hidden.jpg", ".thumbnails/t.jpg", "a/readme.txt"):
+        path = tmp_path / "album" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(jpegs[0])
+    Image.new("RGBA", (640, 320), (200, 0, 0, 100)).save("album/drawing.png")
+    Image.new("L", (32, 32)).save("album/grey, old.tiff")
+    return Path("album")
+
+
+FOUND = ["album/a/deep/er/c.jpeg", "album/a/z.JPG", "album/b.jpg", "album/drawing.png", "album/grey, old.tiff"]
+
+
+def ask(capsys: pytest.CaptureFixture[str], folder: Path, *arguments: str) -> tuple[int, str, str]:
+    """Exit status, stdout, stderr."""
+    status: Any = 0
+    try:
+        main([*arguments, "--model", str(folder)])
+    except SystemExit as stop:
+        status = stop.code
+    said = capsys.readouterr()
+    return status, said.out, said.err
+
+
+def test_a_folder_gives_a_row_a_picture(album: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = ask(capsys, folder, str(album))
+    assert status == 0
+    header, *rows = out.splitlines()
+    assert header.split() == ["file", "verdict", "P(FAKE)", "notes"]
+    assert [row[: header.index("verdict")].rstrip() for row in rows] == FOUND
+    assert all(row[header.index("verdict") :].split()[0] in ("FAKE", "REAL", "UNSURE") for row in rows)
+    assert all("%" in row for row in rows)
+    assert "transparency put on white; 640x320 made 32x32, proportions not kept; 20 times smaller" in rows[3]
+    assert err.splitlines() == [f"{folder}: tiny, 97.64 % right on validation", LIMIT]
+
+
+def test_json_and_csv_say_what_python_is_told(album: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    answers = Detector.load(folder).predict(FOUND)
+    status, out, err = ask(capsys, folder, str(album), "--json")
+    assert status == 0
+    assert json.loads(out) == [
+        {"file": file, "p_fake": answer.p_fake, "verdict": answer.verdict, "notes": answer.notes, "error": None}
+        for file, answer in zip(FOUND, answers, strict=True)
+    ]
+    assert len(err.splitlines()) == 1
+
+    status, out, err = ask(capsys, folder, str(album), "--csv")
+    assert status == 0
+    assert list(csv.DictReader(io.StringIO(out))) == [
+        {
+            "file": file,
+            "verdict": answer.verdict,
+            "p_fake": str(answer.p_fake),
+            "notes": "; ".join(answer.notes),
+            "error": "",
+        }
+        for file, answer in zip(FOUND, answers, strict=True)
+    ]
+    assert len(err.splitlines()) == 1
+
+
+def test_what_cannot_be_read_does_not_stop_the_rest(
+    jpegs: list[bytes], album: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = unreadable(jpegs[0])
+    for name, (data, _) in broken.items():
+        Path(name).write_bytes(data)
+    Path("nothing").mkdir()
+    names = ["nothing", *broken, "gone.jpg", str(album / "b.jpg")]
+    reasons = ["no picture in this folder", *(reason for _, reason in broken.values()), "No such file or directory"]
+
+    status, out, err = ask(capsys, folder, *names)
+    assert status == 1
+    assert len(out.splitlines()) == 2
+    assert out.splitlines()[1].startswith("album/b.jpg")
+    title, *errors, limit = err.splitlines()
+    assert (title.startswith(str(folder)), limit) == (True, LIMIT)
+    for line, name, reason in zip(errors, names[:-1], reasons, strict=True):
+        assert line.startswith(f"error: {name}: {reason}")
+
+    status, out, _ = ask(capsys, folder, *names, "--json")
+    assert status == 1
+    *failed, answered = json.loads(out)
+    assert [row["file"] for row in failed] == names[:-1]
+    assert all(row["error"].startswith(reason) for row, reason in zip(failed, reasons, strict=True))
+    assert {row["verdict"] for row in failed} == {None}
+    assert (answered["file"], answered["error"]) == ("album/b.jpg", None)
+
+    status, out, _ = ask(capsys, folder, *names, "--csv")
+    assert status == 1
+    *failed, answered = list(csv.DictReader(io.StringIO(out)))
+    assert all(row["error"].startswith(reason) for row, reason in zip(failed, reasons, strict=True))
+    assert {row["verdict"] + row["p_fake"] for row in failed} == {""}
+    assert (answered["file"], answered["error"]) == ("album/b.jpg", "")
+
+    status, out, _ = ask(capsys, folder, "gone.jpg", "--json")
+    assert (status, len(json.loads(out))) == (1, 1)
+
+
+def test_standard_input_is_one_picture(
+    jpegs: list[bytes], folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(jpegs[4])))
+    status, out, _ = ask(capsys, folder, "-", "--json")
+    (row,) = json.loads(out)
+    (answer,) = Detector.load(folder).predict([jpegs[4]])
+    assert (status, row["file"], row["p_fake"]) == (0, "-", answer.p_fake)
+
+
+def test_a_missing_model_is_told_with_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no model in .*dvc repro train.*dvc pull train"):
+        main(["photo.jpg", "--model", str(tmp_path)])
+
+
+def test_the_command_itself(jpegs: list[bytes], folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "cut.jpg").write_bytes(jpegs[0][:-40])
+    command = [sys.executable, "-m", "detector", "-", str(tmp_path / "cut.jpg"), "--model", str(folder)]
+    done = subprocess.run(command, cwd=ROOT, input=jpegs[0], capture_output=True)
+    assert done.returncode == 1
+    title, error, limit = done.stderr.decode().splitlines()
+    assert (title, limit) == (f"{folder}: tiny, 97.64 % right on validation", LIMIT)
+    assert error.startswith(f"error: {tmp_path / 'cut.jpg'}: damaged picture")
+    assert len(done.stdout.splitlines()) == 2
+
+
+def test_help_comes_without_torch_and_names_the_limit() -> None:
+    code = """
+import sys
+from detector.__main__ import main
+try:
+    main(["--help"])
+finally:
+    assert not {"torch", "PIL", "numpy"} & sys.modules.keys()
+"""
+    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert said.returncode == 0, said.stderr
+    assert LIMIT in said.stdout
+    assert "python -m detector photo.jpg" in said.stdout
