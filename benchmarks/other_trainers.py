@@ -46,7 +46,7 @@ def folder(task: dict[str, Any]) -> None:
         "pin_memory": GPU(),
     }
     train, val = image_folders(task)
-    train_loader = DataLoader(train, batch_size, shuffle=True, **loading)
+    train_loader = DataLoader(train, batch_size, shuffle=True, drop_last=True, **loading)
     val_loader = DataLoader(val, EVALUATION_BATCH, **loading)
     network = make_network(task)
     optimizer = torch.optim.SGD(
@@ -77,7 +77,7 @@ def folder(task: dict[str, Any]) -> None:
             for images, labels in val_loader:
                 x = images.to(device, non_blocking=True, memory_format=torch.channels_last)
                 correct += int(((network(x).squeeze(1) > 0).cpu() == (labels == FAKE)).sum())
-        report(task, epoch + 1, correct / len(val), len(train) / trained)
+        report(task, epoch + 1, correct / len(val), len(train_loader) * batch_size / trained)
 
 
 def hf(task: dict[str, Any]) -> None:

@@ -28,7 +28,7 @@ from detector.device import claim, describe
 from detector.errors import run
 from detector.model import SmallMapConv2d, normalize
 from stages.augment import batches, pack
-from stages.params import load_params
+from stages.params import load_params, model_entry
 from stages.train import choose_precision, make_network, make_optimizer, train_step
 
 INFO = {"mean": [0.47, 0.46, 0.42], "std": [0.24, 0.24, 0.27]}  # any numbers will do
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def compare(name: str, params: dict[str, Any], device: torch.device, arguments: argparse.Namespace) -> None:
-    spec, options = params["models"][name], params["train"]
+    spec, options = model_entry(params | {"model": name}), params["train"]
     precision = choose_precision(options["precision"], device)
     generator = torch.Generator(device).manual_seed(0)
     images = torch.randint(0, 256, (IMAGES, 32, 32, 3), dtype=torch.uint8, generator=generator, device=device)
@@ -78,7 +78,7 @@ def compare(name: str, params: dict[str, Any], device: torch.device, arguments: 
     }
     if arguments.precision:
         other = "fp32" if precision == "bf16" else "bf16"
-        variants[other] = stepper(network, spec, options, other, resident)
+        variants[other] = stepper(make_network(spec, device, other), spec, options, other, resident)
     if arguments.compile:
         compiled = copy.deepcopy(network)
         compiled.compile()

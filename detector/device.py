@@ -28,7 +28,7 @@ def claim() -> str | None:
 
     To be called before CUDA starts. Candidates are the GPUs (or MIG slices) that
     `CUDA_VISIBLE_DEVICES` names, or all that `nvidia-smi` lists. The one taken becomes the only
-    one in `CUDA_VISIBLE_DEVICES`. Cores are taken as many as torch has threads (`OMP_NUM_THREADS`).
+    one in `CUDA_VISIBLE_DEVICES`. Of the cores as many are taken as `OMP_NUM_THREADS` says, or all.
     Whatever is taken is a locked file in `$DVC_ROOT/.dvc/tmp/device/`, which the kernel unlocks
     when the process ends, however it ends. Returns the GPU's id, None without one.
     """
@@ -36,16 +36,24 @@ def claim() -> str | None:
     if not gpus:
         import torch
 
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        locks = {str(core): f"core-{core}.lock" for core in range(cores)}
-        threads = min(cores, torch.get_num_threads())
-        _take(locks, threads, f"other runs have the cores: waiting for {threads}; fewer with OMP_NUM_THREADS=1")
+        usable = cores()
+        # torch's own choice leaves out hyperthreads, but what runs on those takes from it all the same
+        wanted = min(len(usable), torch.get_num_threads()) if "OMP_NUM_THREADS" in os.environ else len(usable)
+        message = f"other runs have the processor: waiting for {wanted} of its cores; fewer with OMP_NUM_THREADS=1"
+        _take({str(core): f"core-{core}.lock" for core in usable}, wanted, message)
         return None
     (name,) = _take(gpus, 1, f"all GPUs are taken ({', '.join(gpus)}): waiting for one")
     os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # count them as nvidia-smi does
     os.environ["CUDA_VISIBLE_DEVICES"] = name
     print(f"this run has GPU {name}", flush=True)
     return name
+
+
+def cores() -> list[int]:
+    """Numbers of the logical CPUs that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
 
 
 def _take(locks: dict[str, str], number: int, message: str) -> list[str]:

@@ -71,8 +71,9 @@ def choose_unsure(p_fake: Array, is_fake: Mask, share_right: float) -> tuple[flo
 
     The band is the narrowest about 0.5 for which `share_right` of the answers are right with 95 % confidence. Bands are
     tried from a wide one on, each with an exact binomial test, and the first that fails ends the search, so that the
-    confidence holds for all together (fixed sequence testing; Angelopoulos et al. 2021, "Learn then Test"). Where
-    nothing can be promised it is (0, 1): everything is UNSURE. 598 images without a mistake prove 99.5 %, not fewer.
+    confidence holds for all together (fixed sequence testing; Angelopoulos et al. 2021, "Learn then Test"). It is that
+    of a detector fixed beforehand: an epoch chosen on the same images makes it a little optimistic. Where nothing can
+    be promised the band is (0, 1), everything is UNSURE: 598 images without a mistake prove 99.5 %, not fewer.
     """
     p = np.asarray(p_fake, np.float64)
     confidence = np.abs(p - 0.5)

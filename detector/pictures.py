@@ -146,14 +146,14 @@ def to_input(image: Image.Image, size: int, data: bytes | None = None) -> tuple[
         picture = picture.convert("RGBA").convert("RGBa")
     elif picture.mode != "RGB":
         picture = picture.convert("RGB")
-    if turn:
+    if turn is not None:  # FLIP_LEFT_RIGHT is 0
         picture = picture.transpose(turn)
         notes.append("turned upright as its EXIF orientation says")
 
     pixels = np.asarray(fit(picture, size))
     if picture.mode == "RGBa":
         alpha = pixels[..., 3:].astype(np.int16)
-        pixels = (pixels[..., :3] + 255 - alpha).clip(0, 255).astype(np.uint8)
+        pixels = (pixels[..., :3].astype(np.int16) + 255 - alpha).clip(0, 255).astype(np.uint8)
         if alpha.min() < 255:
             notes.append("transparency put on white")
     return pixels, notes + notes_on_size(width, height, size)

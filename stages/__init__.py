@@ -9,10 +9,13 @@ os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 # cuBLAS gives the same bits every time only with a workspace of fixed size.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
-# Keep freed memory: glibc would hand every large tensor back to the kernel, and get it again in the next step, zeroed
-# page by page: a step of resnet18 takes 1.2 times as long (two cores, fp32).
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # malloc.h
-if hasattr(libc := ctypes.CDLL(None), "mallopt"):
-    libc.mallopt(M_MMAP_MAX, 0)
-    libc.mallopt(M_TRIM_THRESHOLD, -1)
-    libc.mallopt(M_ARENA_MAX, 1)  # what the forward pass frees serves the backward pass, which has a thread of its own
+
+
+def keep_freed_memory() -> None:
+    """For training: glibc hands every large tensor back to the kernel, and gets it again in the next step, zeroed page
+    by page; a step of resnet18 takes 1.2 times as long then (two cores, fp32). Other C libraries are left alone."""
+    if hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_TRIM_THRESHOLD, -1)
+        libc.mallopt(M_ARENA_MAX, 1)  # what the forward pass frees serves the backward pass, a thread of its own

@@ -32,7 +32,8 @@ CHROMA = [
     *(24, 26, 56, 99, 99, 99, 99, 99, 47, 66, 99, 99, 99, 99, 99, 99),
     *([99] * 32),
 ]
-TO_YCC = [[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]]
+TO_YCC = torch.tensor([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
+FROM_YCC = torch.linalg.inv(TO_YCC)
 
 
 def pack(images: torch.Tensor) -> torch.Tensor:
@@ -51,8 +52,8 @@ def batches(
     size, device, shift = pixels.shape[1], pixels.device, augment["shift"]
     order = torch.randperm(len(pixels), generator=generator, device=device)
     place = torch.arange(size, device=device)
-    damaged = round(augment["damage"] * batch_size)
-    damages = damage_for(size, device) if damaged else []
+    damages = damage_for(size, device) if augment["damage"] else []
+    damaged = len(damages) * round(augment["damage"] * batch_size / max(1, len(damages)))
     for chosen in order[: len(order) // batch_size * batch_size].split(batch_size):
         offsets = torch.randint(-shift, shift + 1, (2, batch_size, 1), generator=generator, device=device)
         rows, columns = (size - 1) - ((size - 1) - (place + offsets).abs()).abs()  # reflected at both ends
@@ -146,15 +147,14 @@ def cosine_transform() -> torch.Tensor:
 
 def jpeg_loss(x: torch.Tensor, quality: torch.Tensor, cosines: torch.Tensor, tables: torch.Tensor) -> torch.Tensor:
     """What libjpeg with 4:2:0 chroma leaves of images (N, 3, H, W) at qualities (N), but for its integer rounding."""
-    scale = torch.where(quality < 50, 5000 / quality, 200 - 2 * quality)
+    scale = torch.where(quality < 50, (5000 / quality).floor(), 200 - 2 * quality)
     steps = ((tables[None] * scale.view(-1, 1, 1, 1, 1, 1) + 50) / 100).floor().clamp(1, 255)
-    to_ycc = torch.tensor(TO_YCC).to(x.device)
-    planes = torch.einsum("cd,ndhw->nchw", to_ycc, x)
+    planes = torch.einsum("cd,ndhw->nchw", TO_YCC.to(x.device), x)
     luma = planes[:, :1] - 128
     chroma = F.avg_pool2d(planes[:, 1:], 2)
     luma, chroma = quantize(luma, steps[:, :1], cosines) + 128, quantize(chroma, steps[:, 1:], cosines)
     chroma = F.interpolate(chroma, scale_factor=2, mode="bilinear")  # libjpeg's "fancy upsampling"
-    return torch.einsum("cd,ndhw->nchw", torch.linalg.inv(to_ycc), torch.cat([luma, chroma], 1))
+    return torch.einsum("cd,ndhw->nchw", FROM_YCC.to(x.device), torch.cat([luma, chroma], 1))
 
 
 def quantize(planes: torch.Tensor, steps: torch.Tensor, cosines: torch.Tensor) -> torch.Tensor:

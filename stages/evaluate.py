@@ -29,7 +29,7 @@ from detector.device import claim
 from detector.errors import UserError, replacing, run
 from detector.metrics import calibration_bins, classification_metrics, probability
 from detector.model import load, predict_logits
-from stages.corrupt import corrupt
+from stages.corrupt import KINDS, LIMITS, corrupt
 from stages.params import load_params
 
 SUMMARIES = {"corrupted_accuracy": ("noise", "blur", "jpeg"), "rescaled_accuracy": ("rescale",)}
@@ -43,6 +43,7 @@ def main() -> None:
     options = load_params()["evaluate"]
     if not isinstance(options["batch_size"], int) or options["batch_size"] < 1:
         raise UserError(f"evaluate.batch_size is {options['batch_size']!r} in params.yaml: 1 or more")
+    check_corruptions(options["corruptions"])
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network, info = load("models/trained", device)
     test = load_split("data/test.safetensors")
@@ -89,6 +90,19 @@ def main() -> None:
         plots.mkdir()
         draw(plots, scores, test.images, info["threshold"], options["mistakes"])
     print(", ".join(f"{name} {value:.4f}" for name, value in metrics.items() if isinstance(value, float)))
+
+
+def check_corruptions(corruptions: Any) -> None:
+    """Raise UserError for what `corrupt` could not do, before anything is scored."""
+    if not isinstance(corruptions, dict) or not set(corruptions) <= set(KINDS):
+        raise UserError(f"evaluate.corruptions in params.yaml takes lists of strengths, of {', '.join(KINDS)}")
+    for kind, strengths in corruptions.items():
+        low, high = LIMITS[kind]
+        numbers = strengths if isinstance(strengths, list) else []
+        if not numbers or not all(isinstance(n, int | float) and low <= n <= high for n in numbers):
+            raise UserError(
+                f"evaluate.corruptions.{kind} is {strengths!r} in params.yaml: a list of numbers from {low} to {high}"
+            )
 
 
 def check_fit(info: dict[str, Any], test: Split) -> None:

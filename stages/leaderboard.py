@@ -60,7 +60,7 @@ def published_runs() -> list[dict[str, Any]]:
         data = next(entry["data"] for entry in shown if entry["rev"] == commit)
         params = data["params"]["params.yaml"]["data"]
         train, test = (data["metrics"][f"metrics/{name}.json"]["data"] for name in ("train", "test"))
-        choices = {key: params[key] for key in ("model", "dataset", "train")}
+        choices = {key: params[key] for key in ("model", "dataset", "prepare", "train", "evaluate")}
         choices["entry"] = params["models"][params["model"]]
         one = {"choices": json.dumps(choices, sort_keys=True), "model": params["model"], "commit": commit[:7]}
         runs.setdefault((params["model"], params["seed"]), one | {"seed": params["seed"]} | train | test)

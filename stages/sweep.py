@@ -36,8 +36,8 @@ def main() -> None:
     arguments = parse()
     # DVC starts its workers as `dvc`, and they the stages as `python`: those of this environment
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    if not device.candidates():
-        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // arguments.jobs)))
+    if arguments.jobs > 1 and not device.candidates():
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(device.cores()) // arguments.jobs)))
     warn_of_untracked()
     waiting = queue(arguments.set_param)
     total = len(waiting)
@@ -45,9 +45,11 @@ def main() -> None:
     try:
         failed = work_off(waiting, arguments.jobs)
     except KeyboardInterrupt:
+        # with other threads an interrupted run would be another one, and start from the beginning
+        threads = f"OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']} " if "OMP_NUM_THREADS" in os.environ else ""
         print(
             "\nno longer waiting; the workers go on. See: dvc queue status, make compare. "
-            f"Go on later: dvc queue start --jobs {arguments.jobs}. Stop: dvc queue stop --kill",
+            f"Go on later: {threads}dvc queue start --jobs {arguments.jobs}. Stop: dvc queue stop --kill",
             file=sys.stderr,
         )
         sys.exit(128 + signal.SIGINT)
@@ -79,7 +81,10 @@ def parse() -> argparse.Namespace:
         default=max(1, len(device.candidates())),
         help="experiments at a time (default: one for each GPU; one without: %(default)s here)",
     )
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.jobs < 1:
+        parser.error("--jobs is 1 or more")
+    return arguments
 
 
 def warn_of_untracked() -> None:

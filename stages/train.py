@@ -29,6 +29,7 @@ from detector.device import claim, describe
 from detector.errors import UserError, replacing, run
 from detector.metrics import choose_threshold, choose_unsure, fit_temperature, probability
 from detector.model import build, normalize, predict_logits, save
+from stages import keep_freed_memory
 from stages.augment import batches, pack
 from stages.params import load_params, model_entry
 from stages.resume import RunState, digest_of, optimizer_tensors, prefixed, restore_optimizer, without_prefix
@@ -39,7 +40,9 @@ EVALUATION_BATCH = 1000
 def main() -> None:
     params = load_params()
     seed, options, spec = params["seed"], params["train"], model_entry(params)
+    check_shares(options)
 
+    keep_freed_memory()
     claim()
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False
@@ -191,6 +194,15 @@ def describe_model(params: dict[str, Any], spec: dict[str, Any], train: Split) -
         "classes": CLASSES,
         "data_digest": train.info["digest"],
     }
+
+
+def check_shares(options: dict[str, Any]) -> None:
+    """Raise UserError for what would otherwise be noticed after the last epoch, or never."""
+    sure, damage = options["sure"], options["augment"]["damage"]
+    if not isinstance(sure, float) or not 0 < sure < 1:
+        raise UserError(f"train.sure is {sure!r} in params.yaml: a share below 1, such as 0.995")
+    if not isinstance(damage, int | float) or not 0 <= damage <= 1:
+        raise UserError(f"train.augment.damage is {damage!r} in params.yaml: a share of the images, 0 to 1")
 
 
 def choose_precision(wanted: str, device: torch.device) -> str:

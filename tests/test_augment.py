@@ -132,9 +132,7 @@ def test_every_chunk_of_images_is_corrupted_alike(photographs: np.ndarray) -> No
     assert not np.array_equal(noisy[:200], noisy[1000:1200])
 
 
-def test_what_cannot_be_done_is_told(photographs: np.ndarray) -> None:
-    with pytest.raises(UserError, match=r"evaluate\.corruptions has 'fog'.*noise, blur, jpeg, rescale"):
-        corrupt(photographs, "fog", 1)
+def test_what_cannot_be_done_is_told() -> None:
     with pytest.raises(UserError, match="multiple of 16"):
         augment.damage_for(24, torch.device("cpu"))
     assert math.isclose(float(augment.cosine_transform().square().sum()), 8, rel_tol=1e-5)

@@ -310,7 +310,8 @@ def test_what_does_not_fit_is_refused(evaluated: Path, tmp_path: Path) -> None:
         "the model has the classes ['REAL', 'FAKE']": {"classes": ["REAL", "FAKE"]},
         "model.json lacks threshold": {"threshold": None},
     }
-    expected = [*changed_cards, "data/test.safetensors is missing", "need FAKE and REAL images"]
+    no_list = "evaluate.corruptions.jpeg is 50 in params.yaml: a list of numbers from 1 to 95"
+    expected = [*changed_cards, no_list, "data/test.safetensors is missing", "need FAKE and REAL images"]
     folders = [tmp_path / str(number) for number in range(len(expected))]
     for folder in folders:
         shutil.copytree(evaluated, folder)
@@ -319,6 +320,8 @@ def test_what_does_not_fit_is_refused(evaluated: Path, tmp_path: Path) -> None:
         card = {**model_card(folder), **change}
         kept = {name: value for name, value in card.items() if value is not None}
         (folder / "models/trained/model.json").write_text(json.dumps(kept | {"stem": None}))
+    params = folders[-3] / "params.yaml"
+    params.write_text(params.read_text().replace("jpeg: [80, 65, 58, 50, 40]", "jpeg: 50"))
     (folders[-2] / TEST).unlink()
     write_split(folders[-1] / TEST, np.zeros(20), np.zeros(20), np.zeros(20))
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -125,6 +126,18 @@ def test_the_same_commit_and_params_give_the_same_bytes(
     assert weights_digest(project) != weights_digest(undisturbed)
 
 
+def test_several_threads_give_the_same_bytes_too(project: Project) -> None:
+    """What one thread computes cannot depend on which of them is first."""
+    project.env["OMP_NUM_THREADS"] = "2"
+    project.set(models__tiny__epochs=1)
+    digests = set()
+    for _ in range(2):
+        project.stage("train")
+        digests.add(weights_digest(project))
+        shutil.rmtree(project.path / "models/trained")
+    assert len(digests) == 1
+
+
 def test_a_killed_run_goes_on_and_ends_with_the_bytes_of_the_undisturbed_one(
     project: Project, undisturbed: Project, train_here: Callable[[], str]
 ) -> None:
@@ -204,6 +217,8 @@ def test_any_other_timm_network_is_one_more_entry(project: Project, train_here: 
         ({"models__tiny__optimizer": "adam"}, "sgd or adamw"),
         ({"models__tiny__pretrained": "missing.safetensors"}, "missing.safetensors"),
         ({"train__precision": "fp16"}, "auto, fp32 or bf16"),
+        ({"train__sure": 99.5}, "train.sure is 99.5 in params.yaml: a share below 1"),
+        ({"train__augment__damage": 2}, "train.augment.damage is 2 in params.yaml: a share of the images, 0 to 1"),
         ({"models__tiny__learning_rate": 1e30, "train__gradient_clip": 0}, "the loss is not finite"),
     ],
 )
