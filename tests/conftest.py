@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,8 @@ BIN = Path(sys.executable).parent
 
 # Tests run side by side, one on a core: threads of several runs on the same cores hold each other up.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Where the tests themselves run in the background, a shell has SIGINT ignored, and programs inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A network of a few thousand parameters, which an epoch of the sample takes a second.
 TINY: dict[str, Any] = {
