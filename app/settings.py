@@ -20,15 +20,15 @@ class Settings(BaseSettings):
 
     models: Annotated[list[Path], NoDecode, Field(min_length=1)] = [Path("models/resnet18")]
     host: str = "127.0.0.1"
-    port: int = Field(8000, ge=0, le=65_535)
-    max_bytes: int = Field(20_000_000, ge=1, le=MAX_BYTES)
-    max_files: int = Field(32, ge=1)
-    max_pixels: int = Field(50_000_000, ge=1, le=MAX_PIXELS)
-    max_requests: int = Field(64, ge=1)
-    timeout: float = Field(30, gt=0)
-    batch_window: float = Field(2, ge=0)
-    batch_size: int = Field(32, ge=1)
-    threads: int = Field(os.cpu_count() or 1, ge=1)
+    port: int = Field(default=8000, ge=0, le=65_535)
+    max_bytes: int = Field(default=20_000_000, ge=1, le=MAX_BYTES)
+    max_files: int = Field(default=32, ge=1)
+    max_pixels: int = Field(default=50_000_000, ge=1, le=MAX_PIXELS)
+    max_requests: int = Field(default=64, ge=1)
+    timeout: float = Field(default=30, gt=0)
+    batch_window: float = Field(default=2, ge=0)
+    batch_size: int = Field(default=32, ge=1)
+    threads: int = Field(default=os.cpu_count() or 1, ge=1)
 
     @field_validator("models", mode="before")
     @classmethod
