@@ -28,8 +28,8 @@ def main() -> None:
         server_header=False,
         timeout_graceful_shutdown=math.ceil(settings.timeout),
     )
-    for name, detector in detectors.items():
-        print(f"{name}: {detector.title}")
+    for folder, detector in zip(settings.models, detectors.values(), strict=True):
+        print(f"{folder}: {detector.title}")
     host, port = listener.getsockname()[:2]
     print(f"http://{f'[{host}]' if ':' in host else host}:{port} (Ctrl-C stops)", flush=True)
     # uvicorn raises the signal that stopped it again, once all requests are answered: that is no failure

@@ -25,8 +25,8 @@ class Settings(BaseSettings):
     max_files: int = Field(default=32, ge=1)
     max_pixels: int = Field(default=50_000_000, ge=1, le=MAX_PIXELS)
     max_requests: int = Field(default=64, ge=1)
-    timeout: float = Field(default=30, gt=0)
-    batch_window: float = Field(default=2, ge=0)
+    timeout: float = Field(default=30.0, gt=0)
+    batch_window: float = Field(default=2.0, ge=0)
     batch_size: int = Field(default=32, ge=1)
     threads: int = Field(default=os.cpu_count() or 1, ge=1)
 

@@ -32,6 +32,7 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+PROBES = {"/healthz", "/readyz", "/metrics"}  # asked every few seconds: worth a line only where they fail
 REQUEST_ID = re.compile(r"[\w-]{1,64}")
 
 
@@ -111,7 +112,8 @@ class Watched:
             self.metrics.seconds.labels(path).observe(seconds)
             fields = {"id": request_id, "method": scope["method"], "path": path, "status": status}
             fields |= {"ms": round(1000 * seconds, 1), **scope["state"]}
-            logger.info("request", extra={"fields": fields})
+            level = logging.DEBUG if path in PROBES and status < 400 else logging.INFO
+            logger.log(level, "request", extra={"fields": fields})
 
 
 class JsonLines(logging.Formatter):
