@@ -13,7 +13,7 @@ COMPARE = .venv/bin/dvc exp show --md --only-changed --sort-by accuracy --sort-o
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo compare leaderboard sweep test test-all lint lock format hooks clean
+.PHONY: help demo compare leaderboard sweep release test test-all lint lock format hooks clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -32,6 +32,9 @@ leaderboard: .venv/.run-time ## Write the table of published runs into README.md
 
 sweep: .venv/.run-time ## Queue a grid of experiments, run it, retry what failed: make sweep JOBS=2 GRID="-S model=resnet18,vit_tiny"
 	.venv/bin/python -m stages.sweep $(if $(JOBS),--jobs $(JOBS)) $(GRID)
+
+release: .venv/.run-time ## Publish the work tree's model for every clone: make release MODEL=resnet18
+	@.venv/bin/python -m stages.release $(MODEL)
 
 test: .venv/.dev ## Run the fast tests
 	.venv/bin/pytest -n 2 --dist loadfile

@@ -86,8 +86,8 @@ class Detector:
             session = open_session(folder / "model.onnx", threads)
         except FileNotFoundError:
             raise UserError(
-                f"no model.onnx and model.json in {folder}: `dvc pull models/resnet18` fetches the released model, "
-                "`dvc repro export` puts one's own into models/exported"
+                f"no model.onnx and model.json in {folder}: `dvc pull -r released models/resnet18` fetches the released "
+                "model, `dvc repro export` puts one's own into models/exported"
             ) from None
         except ValueError as error:
             raise UserError(f"the model in {folder} is damaged: {error}") from None

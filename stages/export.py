@@ -211,13 +211,14 @@ def measure(folder: Path, trained: nn.Module, info: dict[str, Any], test: Split)
     compared = np.linspace(0, len(test) - 1, min(COMPARED, len(test))).astype(int)
     expected = probability(predict_logits(trained, test.images[compared], info, BATCH), info["temperature"])
     metrics = {
+        "compared": len(compared),
         "largest_difference": float(np.abs(p_fake[compared] - expected).max()),
         "exported_accuracy": float(((p_fake >= info["threshold"]) == (test.labels == FAKE)).mean()),
         "unlike_test": float((distances > threshold).mean()),
     }
     for kind, images in unseen(test.images, info["dataset"]).items():
         metrics[f"unlike_{kind}"] = float((score_all(session, images)[1] > threshold).mean())
-    return {name: round(value, 6) for name, value in metrics.items()}
+    return {name: round(value, 6) for name, value in metrics.items()}  # an int stays one
 
 
 def score_all(session: onnxruntime.InferenceSession, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
