@@ -2,16 +2,19 @@
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from app.problems import MEDIA_TYPE
 from detector import LIMIT
 
 PHOTOGRAPH: dict[str, Any] = {
-    "file": "cat.jpg",
-    "verdict": "REAL",
-    "p_fake": 0.0123,
-    "notes": ["640x480 made 32x32, proportions not kept"],
+    "file": "coffee.jpg",
+    "verdict": "FAKE",
+    "p_fake": 0.9893,
+    "notes": [
+        "300x200 made 32x32, proportions not kept",
+        "9.38 times smaller: nearly all detail is lost, the answer says little",
+    ],
     "unlike": False,
     "error": None,
 }
@@ -21,18 +24,18 @@ DAMAGED: dict[str, Any] = {
     "p_fake": None,
     "notes": [],
     "unlike": None,
-    "error": "not a picture that can be read (JPEG, PNG, GIF, WEBP, BMP, TIFF, AVIF)",
+    "error": "the file is empty",
 }
-
-
-def with_example(example: dict[str, Any]) -> ConfigDict:
-    return ConfigDict(json_schema_extra={"example": example})
+REFUSED = {"type": "about:blank", "title": "Service Unavailable", "status": 503, "detail": "too many requests"}
+EXAMPLES: dict[str, dict[str, Any]] = {  # by the names of the classes below
+    "Answered": PHOTOGRAPH,
+    "Predicted": {"model": "resnet18", "answers": [PHOTOGRAPH, DAMAGED], "limit": LIMIT},
+    "Refusal": REFUSED,
+}
 
 
 class Answered(BaseModel):
     """The answer for one file; `error` says why there is none."""
-
-    model_config = with_example(PHOTOGRAPH)
 
     file: str = Field(description="the file's name as it was sent")
     verdict: str | None = Field(default=None, description="FAKE, REAL, or UNSURE inside the band that /v1/models gives")
@@ -43,8 +46,6 @@ class Answered(BaseModel):
 
 
 class Predicted(BaseModel):
-    model_config = with_example({"model": "resnet18", "answers": [PHOTOGRAPH, DAMAGED], "limit": LIMIT})
-
     model: str
     answers: list[Answered]
     limit: str = Field(description="what no answer can say")
@@ -80,15 +81,6 @@ class Models(BaseModel):
 
 class Refusal(BaseModel):
     """RFC 9457."""
-
-    model_config = with_example(
-        {
-            "type": "about:blank",
-            "title": "Content Too Large",
-            "status": 413,
-            "detail": "file 1 is larger than 20 MB",
-        }
-    )
 
     type: str
     title: str

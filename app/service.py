@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from fastapi import FastAPI, Query, Request, Response
+from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
 from PIL import Image
 
@@ -17,10 +18,12 @@ from app import problems
 from app.batching import Batcher
 from app.problems import Problem
 from app.schemas import (
+    EXAMPLES,
     Answered,
     Explained,
     Models,
     Predicted,
+    Refusal,
     multipart,
     refusals,
 )
@@ -252,7 +255,23 @@ def create(settings: Settings, detectors: dict[str, Detector]) -> Watched:
     async def exposition() -> Response:
         return Response(metrics.exposition(), media_type=metrics.MEDIA_TYPE)
 
-    api.mount("/", StaticFiles(directory=STATIC, html=True), "page")
+    @api.get("/", include_in_schema=False)
+    async def page() -> FileResponse:
+        return FileResponse(STATIC / "index.html")
+
+    api.mount("/static", StaticFiles(directory=STATIC), "static")
+    described = api.openapi
+
+    def complete() -> dict[str, Any]:
+        """FastAPI leaves out what no route returns, and in examples what is null."""
+        description = described()
+        schemas = description["components"]["schemas"]
+        schemas["Refusal"] = Refusal.model_json_schema()
+        for name, example in EXAMPLES.items():
+            schemas[name]["example"] = example
+        return description
+
+    api.openapi = complete  # type: ignore[method-assign]
     return Watched(api, metrics)
 
 

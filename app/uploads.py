@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect
 from app.problems import Problem
 
 HEADERS = 10_000  # bytes, more than any client puts before a file
-LINGER = 1.0  # seconds for which a refused body is read on and thrown away
+LINGER = 2.0  # seconds for which a refused body is read on and thrown away
 
 
 @dataclass

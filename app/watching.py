@@ -87,10 +87,18 @@ class Watched:
             await self.inner(scope, receive, send)
             return
         started = time.perf_counter()
-        given = Headers(scope=scope).get("x-request-id", "")
+        asked = Headers(scope=scope)
+        given = asked.get("x-request-id", "")
         request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         scope["state"] = {}  # of this request alone
         status = 499  # what nginx logs where the client went away before its answer
+        is_read = asked.get("content-length", "0") == "0" and "transfer-encoding" not in asked
+
+        async def receive_and_see() -> Message:
+            nonlocal is_read
+            message = await receive()
+            is_read = is_read or not message.get("more_body", False)
+            return message
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status
@@ -99,11 +107,13 @@ class Watched:
                 headers = MutableHeaders(scope=message)
                 headers.update({**HEADERS, "X-Request-ID": request_id})
                 headers.setdefault("Cache-Control", "no-cache")
+                if not is_read:  # uvicorn would read what still comes, without end
+                    headers["Connection"] = "close"
             await send(message)
 
         self.metrics.in_flight.inc()
         try:
-            await self.inner(scope, receive, send_with_headers)
+            await self.inner(scope, receive_and_see, send_with_headers)
         finally:
             self.metrics.in_flight.dec()
             seconds = time.perf_counter() - started

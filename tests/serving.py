@@ -25,6 +25,7 @@ def make_model(folder: Path) -> Path:
     """A model in which every pixel has a weight of its own, so that no two pictures have the same answer."""
     folder.mkdir(parents=True)
     weights = np.random.default_rng(0).normal(0, 4e-4, 3 * 32 * 32).astype(np.float32)
+    weights -= weights.mean()
     constants = {"weights": weights, "shape": np.array([0, 32, 32, 3]), "channels": np.array([3])}
     look = [
         helper.make_node("Cast", ["images"], ["numbers"], to=TensorProto.FLOAT),
@@ -38,9 +39,10 @@ def make_model(folder: Path) -> Path:
         helper.make_node("ReduceSum", ["places", "channels"], ["evidence"], keepdims=0),
     ]
     constants |= {"axis": np.array([1])}
+    alone: list[str | int] = ["N"]
     for name, nodes, outputs in (
-        ("model", [*look, *far], {"logit": ["N"], "distance": ["N"]}),
-        ("explain", [*look, *where], {"logit": ["N"], "evidence": ["N", 32, 32]}),
+        ("model", [*look, *far], {"logit": alone, "distance": alone}),
+        ("explain", [*look, *where], {"logit": alone, "evidence": [*alone, 32, 32]}),
     ):
         used = {name for node in nodes for name in node.input}
         graph = helper.make_graph(

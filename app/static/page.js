@@ -241,7 +241,7 @@ find(".examples").onclick = async ({ target }) => {
   const chosen = target.closest("button");
   if (!chosen) return;
   const { example: name, truth } = chosen.dataset;
-  const blob = await (await fetch(`examples/${name}`)).blob();
+  const blob = await (await fetch(`static/examples/${name}`)).blob();
   add([new File([blob], name, { type: blob.type })], truth);
 };
 find("#clear").onclick = () => {
