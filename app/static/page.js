@@ -27,7 +27,7 @@ let running = 0;
 function percent(share) {
   if (share > 0.9999) return "over 99.99 %";
   if (share < 0.0001) return "under 0.01 %";
-  return `${(100 * share).toFixed(share > 0.99 || share < 0.01 ? 2 : 1)} %`;
+  return `${(100 * share).toFixed(share > 0.999 || share < 0.001 ? 2 : 1)} %`;
 }
 
 const megabytes = (bytes) => `${Number((bytes / 1e6).toPrecision(3))} MB`;
