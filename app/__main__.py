@@ -1,5 +1,6 @@
-"""Start the service: `python -m app`, settings from the environment (docs/service.md)."""
+"""Start the HTTP service and the page: `python -m app`."""
 
+import argparse
 import math
 import signal
 import socket
@@ -10,6 +11,11 @@ from detector.errors import UserError, run
 
 
 def main() -> None:
+    argparse.ArgumentParser(
+        prog="python -m app",
+        description="Answer over HTTP and on a web page. Settings are environment variables, as in "
+        "`SERVE_PORT=8001 python -m app`: docs/reference/http.md has them all.",
+    ).parse_args()
     settings = from_environment()
 
     import uvicorn

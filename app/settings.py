@@ -14,7 +14,7 @@ PREFIX = "SERVE_"  # not DETECTOR_: Kubernetes sets DETECTOR_PORT=tcp://... wher
 
 
 class Settings(BaseSettings):
-    """docs/service.md has this as a table, which a test compares with it."""
+    """docs/reference/http.md has this as a table, which a test compares with it."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX)
 

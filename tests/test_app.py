@@ -406,7 +406,7 @@ def test_what_keeps_it_from_starting_is_told_in_one_line(server: Server, model: 
 
 
 def test_every_setting_is_documented_with_its_default() -> None:
-    rows = re.findall(r"^\| `SERVE_(\w+)` \| `([^`]+)` \|", (ROOT / "docs/service.md").read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| `SERVE_(\w+)` \| `([^`]+)` \|", (ROOT / "docs/reference/http.md").read_text(), re.MULTILINE)
     defaults = {}
     for name, field in Settings.model_fields.items():
         value = field.default
