@@ -47,11 +47,14 @@ T = TypeVar("T")
 class Model:
     """One model folder that the service answers with."""
 
-    def __init__(self, name: str, detector: Detector, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, name: str, detector: Detector, service: "Service") -> None:
         self.name, self.detector = name, detector
-        self.pool = ThreadPoolExecutor(1, f"answer-{name}")
         self.batcher: Batcher[Looked, Answer] = Batcher(
-            metrics.counting(name, detector.answer), settings.batch_window / 1000, settings.batch_size, self.pool
+            service.metrics.counting(name, detector.answer),
+            service.settings.batch_window / 1000,
+            service.settings.batch_size,
+            lambda: service.busy,  # a request that is alone need not wait
+            ThreadPoolExecutor(1, f"answer-{name}"),
         )
 
     def described(self) -> dict[str, Any]:
@@ -71,7 +74,7 @@ class Service:
 
     def __init__(self, settings: Settings, detectors: dict[str, Detector], metrics: Metrics) -> None:
         self.settings, self.metrics = settings, metrics
-        self.models = {name: Model(name, detector, settings, metrics) for name, detector in detectors.items()}
+        self.models = {name: Model(name, detector, self) for name, detector in detectors.items()}
         self.readers = ThreadPoolExecutor(settings.threads, "read")
         self.busy = 0
 

@@ -84,9 +84,16 @@ def begin(server: Server, content: bytes, length: int | None = None) -> socket.s
 
 
 def rest(connection: socket.socket) -> str:
-    """The status line of the answer."""
-    with connection, connection.makefile("rb") as file:
-        return file.readline().decode().strip()
+    """The answer: head and body."""
+    with connection:
+        received = b""
+        while not (found := re.search(rb"content-length: (\d+)\r\n.*?\r\n\r\n", received, re.DOTALL)) or (
+            len(received) < found.end() + int(found[1])
+        ):
+            more = connection.recv(65536)
+            assert more, received
+            received += more
+        return received.decode()
 
 
 def until(condition: Any, seconds: float = 5) -> None:
@@ -254,14 +261,18 @@ def test_too_many_requests_at_once_are_sent_away(strict: Server) -> None:
 def test_requests_that_arrive_together_are_answered_together(model: Path) -> None:
     alone = [answer.p_fake for answer in Detector.load(model).predict(PICTURES)]
     with Server(model, batch_window=400, batch_size=6) as server, ThreadPoolExecutor(12) as pool:
+        wholes = [body(picture) for picture in PICTURES]
+        held = [begin(server, whole[:-5], length=len(whole)) for whole in wholes]
+        until(lambda: server.metrics()["detector_requests_in_flight"] == 13)  # and the one that asks
+        for connection, whole in zip(held, wholes, strict=True):
+            connection.sendall(whole[-5:])
+        said = [json.loads(rest(connection).split("\r\n\r\n")[1]) for connection in held]
+        assert [answer["answers"][0]["p_fake"] for answer in said] == pytest.approx(alone, abs=1e-6)
+        assert server.metrics()['detector_batch_pictures_sum{model="weighing"}'] == 12
+        assert server.metrics()['detector_batch_pictures_count{model="weighing"}'] <= 4
 
         def ask(picture: bytes) -> float:
             return float(server.ask(picture).json()["answers"][0]["p_fake"])
-
-        assert list(pool.map(ask, PICTURES)) == pytest.approx(alone, abs=1e-6)
-        batches = server.metrics()['detector_batch_pictures_count{model="weighing"}']
-        assert server.metrics()['detector_batch_pictures_sum{model="weighing"}'] == 12
-        assert batches <= 4
 
         # who is damaged, or goes away, does not disturb the others
         gone = [begin(server, body(PICTURES[0])) for _ in range(3)]
@@ -283,7 +294,7 @@ def test_an_error_reaches_only_whose_picture_caused_it_and_a_cancelled_one_nobod
 
     async def go() -> list[Any]:
         with ThreadPoolExecutor(1) as pool:
-            batcher: Batcher[int, float] = Batcher(halve, 0.05, 4, pool)
+            batcher: Batcher[int, float] = Batcher(halve, 0.05, 4, lambda: 6, pool)
             worker = asyncio.create_task(batcher.run())
             asked = [asyncio.create_task(batcher.ask(number)) for number in (2, 3, 4, 6, 8, 10)]
             await asyncio.sleep(0)
@@ -310,6 +321,15 @@ def test_large_pictures_do_not_hold_up_the_service(server: Server) -> None:
     slow.join()
     assert len(times) >= 3
     assert sorted(times)[len(times) // 2] < 0.2
+
+
+def test_answers_go_out_at_once(server: Server) -> None:
+    times = []
+    for picture in PICTURES:
+        started = time.monotonic()
+        server.ask(picture)
+        times.append(time.monotonic() - started)
+    assert min(times) < 0.03, "Nagle's algorithm holds bodies back for 40 ms"
 
 
 def test_sigterm_lets_requests_in_flight_finish(model: Path) -> None:
