@@ -66,6 +66,8 @@ def main() -> None:
                 raise UserError(f"{way}: {(done.stderr.strip() or 'no message').splitlines()[-1]}")
             results[way] = json.loads(done.stdout.splitlines()[-1])
     info = json.loads(Path(arguments.model, "model.json").read_text())
+    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "onnxruntime", "transformers"))
+    print(f"# Asking a model\n\n{describe()}; {versions}.\n")
     print(report(info, len(images), results))
 
 
@@ -124,13 +126,9 @@ def pipeline(model: str, batch_size: int) -> Any:
 def report(info: dict[str, Any], images: int, results: dict[str, dict[str, Any]]) -> str:
     """The Markdown table. Raises UserError where the ways do not agree on what is in front of them."""
     first = np.array(results["ours"]["p_fake"]) > 0.5
+    looks = "and its mirror image, the pipeline at the image alone" if info["mirror"] else "once, as the pipeline does"
     lines = [
-        "# Asking a model\n",
-        f"{describe()}; torch {version('torch')}, onnxruntime {version('onnxruntime')}, transformers "
-        f"{version('transformers') if find_spec('transformers') else '-'}.\n",
-        f"{images:,} JPEG files of 32x32, {info['model']}. Ours looks at each image "
-        f"{'and its mirror image, the pipeline at the image alone' if info['mirror'] else 'once, as the pipeline does'}."
-        "\n",
+        f"{images:,} JPEG files of 32x32, {info['model']}. Ours looks at each image {looks}.\n",
         "| | images/s | ours is | the same verdict |\n| --- | ---: | ---: | ---: |",
     ]
     for way, result in results.items():
