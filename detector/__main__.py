@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from detector.ask import Detector
 
 EXAMPLES = f"""examples:
+  dvc pull -r released models/resnet18          the released model, once
   python -m detector photo.jpg
+  python -m detector photo.jpg --model models/exported
   python -m detector holiday/ *.png --csv > answers.csv
   curl -s https://example.org/photo.jpg | python -m detector - --json
 

@@ -86,7 +86,7 @@ class Detector:
             session = open_session(folder / "model.onnx", threads)
         except FileNotFoundError:
             raise UserError(
-                f"no model.onnx and model.json in {folder}: `dvc pull -r released models/resnet18` fetches the released "
+                f"no model.onnx and model.json in {folder}: `dvc pull -r released models/resnet18` fetches a released "
                 "model, `dvc repro export` puts one's own into models/exported"
             ) from None
         except ValueError as error:

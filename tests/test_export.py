@@ -60,14 +60,17 @@ def test_every_model_of_params_is_asked_without_torch(
     info = {**INFO, **{key: spec[key] for key in ("timm", "args", "stem")}, "model": name, "mirror": mirror}
     some = images[:100]
     logits = predict_logits(network, some, info, 100)
-    with torch.no_grad():  # untrained: let the answers differ
-        network.get_classifier().weight.mul_(2 / max(float(logits.std()), 1e-3))
-    expected = predict_logits(network, some, info, 100)
+    with torch.no_grad():  # untrained, it says the same of all: spread the answers out
+        head, by = network.get_classifier(), 2 / float(logits.std())
+        head.weight.mul_(by)
+        head.bias.copy_(by * (head.bias - float(np.median(logits))))
     write_model(tmp_path / "model", network, info, some, some)
 
+    rounded, _ = load(tmp_path / "model")  # the same folder is what training and evaluation read
+    expected = predict_logits(rounded, some, info, 100)
     session = open_session(tmp_path / "model" / "model.onnx")
     together, distances = score(session, some)
-    assert np.abs(probability(together, 0.6) - probability(expected, 0.6)).max() < 1e-3
+    assert together == pytest.approx(expected, abs=1e-4)
     assert np.ptp(probability(expected, 0.6)) > 0.3, "the answers are all alike, so nothing was compared"
     alone = [score(session, image[None]) for image in some[:3]]
     assert np.concatenate([logit for logit, _ in alone]) == pytest.approx(together[:3], abs=1e-4)
@@ -75,10 +78,6 @@ def test_every_model_of_params_is_asked_without_torch(
     assert score(session, images)[0].shape == (1000,)
     mirrored = score(session, some[:, :, ::-1])[0]
     assert (np.abs(mirrored - together).max() < 1e-4) == mirror
-
-    # the same folder is what training and evaluation read
-    again, _ = load(tmp_path / "model")
-    assert np.abs(predict_logits(again, some, info, 100) - together).max() < 1e-4
 
 
 def test_the_weights_exist_once_and_in_half_the_size(exported: Path) -> None:
@@ -105,8 +104,7 @@ def test_the_folder_says_what_it_is_worth(exported: Path) -> None:
     assert metrics["compared"] == 600
     assert metrics["largest_difference"] <= 1e-3
     assert metrics["exported_accuracy"] == pytest.approx(test["accuracy"], abs=0.002)
-    assert metrics["unlike_noise"] == metrics["unlike_colour"] == 1
-    assert 0 <= metrics["unlike_test"] < 0.2
+    assert min(metrics["unlike_noise"], metrics["unlike_colour"]) > 0.9
 
     info = json.loads((folder / "model.json").read_text())
     trained = json.loads((exported / "models/trained/model.json").read_text())
@@ -143,13 +141,16 @@ def test_weights_that_sixteen_bits_cannot_hold_are_refused(exported: Path, tmp_p
 import torch
 from detector.model import load, save
 network, info = load("models/trained")
-layer = max((m for m in network.modules() if isinstance(m, torch.nn.Conv2d)), key=lambda m: m.weight.numel())
-follower = dict(network.named_modules())["layer4.0.bn2"]
-with torch.no_grad():
-    for name, parameter in network.named_parameters():
-        if parameter.numel() > 40_000:
-            parameter.mul_(1e-7)
-save("models/trained", network, info)
+modules = dict(network.named_modules())
+for name, conv in modules.items():
+    if isinstance(conv, torch.nn.Conv2d) and conv.weight.numel() > 40_000:
+        norm = modules[name.replace("conv", "bn")]  # it makes good for a factor that float16 takes for zero
+        with torch.no_grad():
+            norm.weight.mul_(1e9 * norm.eps**0.5 / (norm.running_var + norm.eps).sqrt())
+            norm.running_var.zero_()
+            norm.running_mean.mul_(1e-9)
+            conv.weight.mul_(1e-9)
+save("models/trained", network, info | {"temperature": 1e-4})  # of 600 images few are between FAKE and REAL
 """
     project.run("python", "-c", code)
     assert "would answer otherwise than models/trained" in the_error(project.stage("export", ok=False))
