@@ -23,6 +23,9 @@ class Muon(torch.optim.AdamW):
         super().__init__(groups, lr=lr, betas=betas, fused=True)
         self.dtype = dtype
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        torch.optim.Optimizer.__setstate__(self, state)  # AdamW's asks every parameter for its own moments
+
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
