@@ -13,7 +13,7 @@ COMPARE = .venv/bin/dvc exp show --md --only-changed --sort-by accuracy --sort-o
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo compare leaderboard sweep test test-all lint lock format hooks clean
+.PHONY: help demo compare leaderboard sweep release serve test test-all lint lock format hooks clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -33,6 +33,12 @@ leaderboard: .venv/.run-time ## Write the table of published runs into README.md
 sweep: .venv/.run-time ## Queue a grid of experiments, run it, retry what failed: make sweep JOBS=2 GRID="-S model=resnet18,vit_tiny"
 	.venv/bin/python -m stages.sweep $(if $(JOBS),--jobs $(JOBS)) $(GRID)
 
+release: .venv/.run-time ## Publish the work tree's model for every clone: make release MODEL=resnet18
+	@.venv/bin/python -m stages.release $(MODEL)
+
+serve: .venv/.run-time ## Answer over HTTP and on a web page, with models/resnet18: make serve PORT=8000
+	@$(if $(PORT),SERVE_PORT=$(PORT)) .venv/bin/python -m app
+
 test: .venv/.dev ## Run the fast tests
 	.venv/bin/pytest -n 2 --dist loadfile
 
@@ -43,6 +49,7 @@ lint: .venv/.dev ## Check style and types
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
+	.venv/bin/hadolint dockerfiles/*.Dockerfile
 
 lock: .venv/.run-time ## Check that dvc.lock belongs to the committed code, parameters and data
 	@status=$$(.venv/bin/dvc repro --dry --allow-missing 2>&1); echo "$$status"; case "$$status" in \
@@ -61,7 +68,7 @@ clean: ## Remove .venv, caches and rendered plots; data, models and experiments 
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache dvc_plots
 	find . -name __pycache__ -not -path './.dvc/*' -prune -exec rm -rf {} +
 
-.venv/.run-time: requirements.txt
+.venv/.run-time: requirements.txt requirements-api.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "error: $(PYTHON) is not Python 3.11 or newer: name one that is, as in 'make PYTHON=python3.12'" >&2; exit 1; }
 	$(PYTHON) -m venv .venv

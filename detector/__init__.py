@@ -1,4 +1,4 @@
-"""What a detector is. `from detector import Detector` asks one; importing a part of this package imports no torch."""
+"""What a detector is. `from detector import Detector` asks one; importing it imports no torch."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ else:
 
     def __getattr__(name: str) -> Any:
         if name in __all__:
-            from detector import ask  # takes seconds: torch
+            from detector import ask
 
             return getattr(ask, name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from detector.ask import Detector
 
 EXAMPLES = f"""examples:
+  dvc pull -r released models/resnet18          the released model, once
   python -m detector photo.jpg
+  python -m detector photo.jpg --model models/exported
   python -m detector holiday/ *.png --csv > answers.csv
   curl -s https://example.org/photo.jpg | python -m detector - --json
 
@@ -28,9 +30,10 @@ Exit status 1 when one of the pictures could not be read.
 {LIMIT}
 """
 MANY = 100  # pictures, from which on there is a progress bar
+COLUMNS = ["file", "verdict", "p_fake", "unlike", "notes", "error"]
 WIDEST = 60  # characters of a file's name in the table; longer ones push the rest of their row
 
-Row = dict[str, Any]  # file, verdict, p_fake, notes, error: None is what a row has not
+Row = dict[str, Any]  # file, verdict, p_fake, unlike, notes, error: None is what a row has not
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -41,13 +44,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("pictures", nargs="+", metavar="picture", help="a file, a folder, or - for standard input")
-    parser.add_argument("--model", default="models/trained", metavar="FOLDER", help="default: %(default)s")
+    parser.add_argument("--model", default="models/resnet18", metavar="FOLDER", help="default: %(default)s")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="a list with an object a picture")
-    form.add_argument("--csv", action="store_true", help="file, verdict, p_fake, notes, error")
+    form.add_argument("--csv", action="store_true", help="file, verdict, p_fake, unlike, notes, error")
     options = parser.parse_args(arguments)
 
-    from detector.ask import Detector  # takes seconds: torch
+    from detector.ask import Detector  # --help does without
 
     detector = Detector.load(options.model)
     print(f"{options.model}: {detector.title}", file=sys.stderr)
@@ -116,7 +119,7 @@ def answered(detector: "Detector", files: Sequence[str]) -> Iterator[Row]:
 
 
 def failed(file: str, reason: str) -> Row:
-    return {"file": file, "verdict": None, "p_fake": None, "notes": [], "error": one_line(reason)}
+    return {"file": file, "verdict": None, "p_fake": None, "unlike": None, "notes": [], "error": one_line(reason)}
 
 
 def as_table(files: Sequence[str]) -> Callable[[Iterable[Row]], Iterator[str]]:
@@ -134,9 +137,10 @@ def as_table(files: Sequence[str]) -> Callable[[Iterable[Row]], Iterator[str]]:
 
 
 def as_csv(rows: Iterable[Row]) -> Iterator[str]:
-    yield csv_line(["file", "verdict", "p_fake", "notes", "error"])
+    yield csv_line(COLUMNS)
     for row in rows:
-        yield csv_line([row["file"], row["verdict"], row["p_fake"], "; ".join(row["notes"]), row["error"]])
+        cells = {**row, "notes": "; ".join(row["notes"])}
+        yield csv_line([cells[name] for name in COLUMNS])
 
 
 def csv_line(cells: Sequence[Any]) -> str:

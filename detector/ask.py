@@ -2,32 +2,47 @@
 
     from detector import Detector
 
-    detector = Detector.load("models/trained")
+    detector = Detector.load("models/resnet18")
     for answer in detector.predict(["photo.jpg", "drawing.png"]):
         print(answer.verdict, answer.p_fake, answer.notes)
 
-`python -m detector` is the same from the shell.
+`python -m detector` is the same from the shell. The model is a folder that the stage `export` wrote; onnxruntime runs
+it, so that nobody who only asks waits for torch, or needs it.
 """
 
+import json
+import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+import onnxruntime
 from PIL import Image
 
 from detector.data import CLASSES
+from detector.device import cores
 from detector.errors import UserError
-from detector.metrics import probability
-from detector.model import load as load_model
-from detector.model import predict_logits
 from detector.pictures import Source, load
 
 BATCH = 64  # pictures scored at a time
+
+# Up to so many times the distance that 99 of 100 validation images keep, and what that means for the answer.
+UNLIKE = (
+    (1.5, "the answer is less sure than it looks"),
+    (math.inf, "the answer says little"),
+)
+
+
+@dataclass(frozen=True)
+class Looked:
+    """A picture made ready: pixels, uint8 (input_size, input_size, 3), RGB, and the notes on what was done to it."""
+
+    pixels: np.ndarray
+    notes: list[str]
 
 
 @dataclass(frozen=True)
@@ -36,30 +51,47 @@ class Answer:
 
     p_fake: the probability that it is FAKE, 0 to 1, among pictures like those that the detector was trained on.
     verdict: FAKE, REAL, or UNSURE inside the band that was chosen on validation (detector.metrics.choose_unsure).
-    notes: what was done to the picture before it was looked at, and what that means for the answer.
+    notes: what was done to the picture before it was looked at, and what that and `unlike` mean for the answer.
+    unlike: the picture lies further from the training data than 99 of 100 validation images do (stages/export.py).
     """
 
     p_fake: float
     verdict: str
     notes: list[str]
+    unlike: bool
 
 
 class Detector:
-    """A trained network and what its model.json says."""
+    """A model folder, opened. Threads may share one."""
 
-    def __init__(self, network: torch.nn.Module, info: dict[str, Any]) -> None:
-        """Raises UserError where info lacks something, or has other classes."""
-        needed = {"input_size", "mean", "std", "mirror", "classes", "temperature", "unsure"}
+    def __init__(self, session: onnxruntime.InferenceSession, info: dict[str, Any]) -> None:
+        """session: of model.onnx. info: model.json. Raises UserError where info lacks something, or has other
+        classes."""
+        needed = {"input_size", "classes", "temperature", "unsure", "ood"}
         if missing := needed - info.keys():
-            raise UserError(f"model.json lacks {', '.join(sorted(missing))}: `dvc repro -f train`")
+            raise UserError(f"model.json lacks {', '.join(sorted(missing))}: `dvc repro export` makes it anew")
         if info["classes"] != CLASSES:
             raise UserError(f"the model has the classes {info['classes']}, expected {CLASSES}")
-        self.network, self.info = network, info
+        self.session, self.info = session, info
 
     @classmethod
-    def load(cls, folder: str | Path = "models/trained", device: str = "cpu") -> "Detector":
-        """Read a model folder. Raises UserError where it is missing, damaged or older than the UNSURE band."""
-        return cls(*load_model(folder, device))
+    def load(cls, folder: str | Path = "models/resnet18", threads: int | None = None) -> "Detector":
+        """Read a model folder. threads: how many cores compute one batch; without it, OMP_NUM_THREADS or all.
+
+        Raises UserError where the folder is missing, damaged or not exported.
+        """
+        folder = Path(folder)
+        try:
+            info = json.loads((folder / "model.json").read_text())
+            session = open_session(folder / "model.onnx", threads)
+        except FileNotFoundError:
+            raise UserError(
+                f"no model.onnx and model.json in {folder}: `dvc pull -r released models/resnet18` fetches a released "
+                "model, `dvc repro export` puts one's own into models/exported"
+            ) from None
+        except ValueError as error:
+            raise UserError(f"the model in {folder} is damaged: {error}") from None
+        return cls(session, info)
 
     @property
     def title(self) -> str:
@@ -99,23 +131,60 @@ class Detector:
         """
         remaining = iter(pictures)
         while batch := [self._look(picture) for picture in islice(remaining, BATCH)]:
-            pixels = [looked[0] for looked in batch if not isinstance(looked, UserError)]
-            p_fake = iter(self._score(np.stack(pixels)) if pixels else [])
+            answers = iter(self.answer([looked for looked in batch if isinstance(looked, Looked)]))
             for looked in batch:
-                yield looked if isinstance(looked, UserError) else self._answer(next(p_fake), looked[1])
+                yield next(answers) if isinstance(looked, Looked) else looked
 
-    def _look(self, picture: Source) -> tuple[np.ndarray, list[str]] | UserError:
+    def look(self, picture: Source) -> Looked:
+        """Make one picture ready for `answer`. Raises UserError where it cannot be read."""
+        return Looked(*load(picture, self.info["input_size"]))
+
+    def answer(self, pictures: Sequence[Looked]) -> list[Answer]:
+        """Score all the pictures together. Raises UserError where the model's scores are not finite."""
+        if not pictures:
+            return []
+        logit, distance = score(self.session, np.stack([looked.pixels for looked in pictures]))
+        p_fake = np.exp(-np.logaddexp(0, -logit.astype(np.float64) / self.info["temperature"]))
+        times = distance.astype(np.float64) / self.info["ood"]["threshold"]
+        return [
+            self._answer(*one) for one in zip(p_fake.tolist(), times.tolist(), [p.notes for p in pictures], strict=True)
+        ]
+
+    def _look(self, picture: Source) -> Looked | UserError:
         try:
-            return load(picture, self.info["input_size"])
+            return self.look(picture)
         except UserError as error:
             return error
 
-    def _score(self, images: np.ndarray) -> list[float]:
-        logits = predict_logits(self.network, images, self.info, len(images))
-        if not np.isfinite(logits).all():
-            raise UserError("the model gives scores that are not finite: `dvc repro -f train`")
-        return probability(logits, self.info["temperature"]).tolist()
-
-    def _answer(self, p_fake: float, notes: list[str]) -> Answer:
+    def _answer(self, p_fake: float, times: float, notes: list[str]) -> Answer:
         low, high = self.info["unsure"]
-        return Answer(p_fake, "REAL" if p_fake < low else "FAKE" if p_fake > high else "UNSURE", notes)
+        verdict = "REAL" if p_fake < low else "FAKE" if p_fake > high else "UNSURE"
+        if times > 1:
+            meaning = next(meaning for limit, meaning in UNLIKE if times <= limit)
+            far = f"{times:.0f}" if times >= 10 else f"{times:.2g}"
+            notes = [*notes, f"unlike the training images, {far} times as far from them as 99 of 100 are: {meaning}"]
+        return Answer(p_fake, verdict, notes, times > 1)
+
+
+def open_session(path: Path, threads: int | None = None) -> onnxruntime.InferenceSession:
+    """Raises FileNotFoundError, and ValueError where onnxruntime cannot read what is there."""
+    if not path.is_file():
+        raise FileNotFoundError(path)
+    options = onnxruntime.SessionOptions()
+    said = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    options.intra_op_num_threads = threads or (int(said) if said.isdecimal() and int(said) else len(cores()))
+    # threads that wait for the next batch would spin, and take the cores from whatever reads the pictures
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 4  # its errors are raised as well
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # of a class for each of its status codes
+        raise ValueError(str(error)) from None
+
+
+def score(session: onnxruntime.InferenceSession, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """uint8 (N, H, W, 3) -> logits of FAKE and distances from the training data, each float32 (N)."""
+    logit, distance = session.run(["logit", "distance"], {"images": images})
+    if not (np.isfinite(logit).all() and np.isfinite(distance).all()):
+        raise UserError("the model gives scores that are not finite: `dvc repro -f train`")
+    return logit, distance

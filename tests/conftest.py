@@ -58,8 +58,8 @@ class Project:
         command, quiet = ["dvc", "queue", "start"], subprocess.DEVNULL
         subprocess.run(command, cwd=self.path, env=self.env, stdout=quiet, stderr=quiet, check=True)
 
-    def stage(self, name: str, ok: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
-        return self.run(sys.executable, "-m", f"stages.{name}", ok=ok, **options)
+    def stage(self, name: str, *arguments: str, ok: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
+        return self.run(sys.executable, "-m", f"stages.{name}", *arguments, ok=ok, **options)
 
     def set(self, **params: Any) -> None:
         """Edit params.yaml as a user would: a dotted name is given with two underscores."""

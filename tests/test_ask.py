@@ -3,18 +3,22 @@
 import csv
 import io
 import json
+import shutil
 import struct
 import subprocess
 import sys
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pyarrow.parquet as pq
 import pytest
 import torch
+from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from detector import LIMIT, Answer, Detector
@@ -22,7 +26,8 @@ from detector.__main__ import main
 from detector.errors import UserError
 from detector.images import decode
 from detector.metrics import probability
-from detector.model import build, load, predict_logits, save
+from detector.model import build, load, predict_logits
+from stages.export import write_model
 from tests.conftest import ROOT
 
 INFO: dict[str, Any] = {"input_size": 32, "mirror": False, "classes": ["FAKE", "REAL"], "temperature": 1.0}
@@ -73,26 +78,37 @@ def folder(jpegs: list[bytes], tmp_path_factory: pytest.TempPathFactory) -> Path
     card |= {"mirror": True, "temperature": float(logits.std())}
     p_fake = probability(predict_logits(network, pixels, card, len(pixels)), card["temperature"])
     card["unsure"] = np.quantile(p_fake, [0.4, 0.6]).tolist()
-    path = tmp_path_factory.mktemp("models") / "trained"
-    save(path, network, card)
+    path = tmp_path_factory.mktemp("models") / "exported"
+    rows = pq.read_table(ROOT / "data/sample/test.parquet").to_pylist()
+    sample = np.stack([decode(row["image"]["bytes"]) for row in rows])
+    write_model(path, network, card, sample, sample)
     return path
 
 
-class Weighing(torch.nn.Module):
-    """A network in which every pixel has a weight of its own: only the same pixels give the same answer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(0)
-        self.weights = torch.nn.Parameter(torch.rand(3 * 32 * 32, generator=generator, dtype=torch.float64) / 768)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return (x.flatten(1).double() @ self.weights).unsqueeze(1)
-
-
 @pytest.fixture(scope="module")
-def weighing() -> Detector:
-    return Detector(Weighing(), {**INFO, "mean": [0.0] * 3, "std": [1.0] * 3, "unsure": [0.4, 0.6]})
+def weighing(tmp_path_factory: pytest.TempPathFactory) -> Detector:
+    """A model in which every pixel has a weight of its own: only the same pixels give the same answer."""
+    path = tmp_path_factory.mktemp("models") / "weighing"
+    path.mkdir()
+    weights = np.random.default_rng(0).random(3 * 32 * 32) / 768 / 255
+    nodes = [
+        helper.make_node("Cast", ["images"], ["numbers"], to=TensorProto.DOUBLE),
+        helper.make_node("Flatten", ["numbers"], ["rows"]),
+        helper.make_node("MatMul", ["rows", "weights"], ["sums"]),
+        helper.make_node("Cast", ["sums"], ["logit"], to=TensorProto.FLOAT),
+        helper.make_node("Sub", ["logit", "logit"], ["distance"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "weighing",
+        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", 32, 32, 3])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N"]) for name in ("logit", "distance")],
+        [numpy_helper.from_array(weights, "weights")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path / "model.onnx")
+    card = {**INFO, "unsure": [0.4, 0.6], "ood": {"threshold": 1.0}}
+    (path / "model.json").write_text(json.dumps(card))
+    return Detector.load(path)
 
 
 def notes_if_seen_as(weighing: Detector, picture: Any, expected: np.ndarray, tolerance: float = 1e-7) -> str:
@@ -106,12 +122,14 @@ def test_answers_on_jpegs_of_the_input_size_are_those_of_the_network(jpegs: list
     network, info = load(folder)
     logits = predict_logits(network, np.stack([decode(jpeg) for jpeg in jpegs]), info, len(jpegs))
     answers = Detector.load(folder).predict(jpegs)
-    assert [answer.p_fake for answer in answers] == probability(logits, info["temperature"]).tolist()
+    p_fake = probability(logits, info["temperature"])
+    assert [answer.p_fake for answer in answers] == pytest.approx(p_fake.tolist(), abs=1e-5)
     low, high = info["unsure"]
     assert {answer.verdict for answer in answers} == {"FAKE", "REAL", "UNSURE"}
     for answer in answers:
         assert answer.verdict == ("REAL" if answer.p_fake < low else "FAKE" if answer.p_fake > high else "UNSURE")
-        assert answer.notes == []
+        assert answer.unlike == (answer.notes != [])
+    assert sum(answer.unlike for answer in answers) <= 1
 
 
 def test_a_picture_gets_one_answer_in_whatever_form(jpegs: list[bytes], weighing: Detector, tmp_path: Path) -> None:
@@ -122,7 +140,7 @@ def test_a_picture_gets_one_answer_in_whatever_form(jpegs: list[bytes], weighing
         answers = weighing.predict(form for form in forms)
     p_fake = answers[-1].p_fake
     assert [answer.p_fake for answer in answers] == pytest.approx([p_fake] * len(forms), abs=1e-7)
-    assert answers == [Answer(answer.p_fake, answers[0].verdict, []) for answer in answers]
+    assert answers == [Answer(answer.p_fake, answers[0].verdict, [], False) for answer in answers]
     assert weighing.predict(np.stack([decode(jpeg) for jpeg in jpegs])) == weighing.predict(jpegs)
     assert weighing.predict([]) == []
 
@@ -296,7 +314,7 @@ def test_a_model_that_lacks_something_is_refused(weighing: Detector) -> None:
     for change, reason in (({"unsure": None}, "lacks unsure"), ({"classes": ["REAL", "FAKE"]}, "has the classes")):
         card = {name: value for name, value in {**weighing.info, **change}.items() if value is not None}
         with pytest.raises(UserError, match=reason):
-            Detector(weighing.network, card)
+            Detector(weighing.session, card)
 
 
 def test_pictures_are_drawn_as_they_are_needed(jpegs: list[bytes], weighing: Detector) -> None:
@@ -361,8 +379,7 @@ def test_json_and_csv_say_what_python_is_told(album: Path, folder: Path, capsys:
     status, out, err = ask(capsys, folder, str(album), "--json")
     assert status == 0
     assert json.loads(out) == [
-        {"file": file, "p_fake": answer.p_fake, "verdict": answer.verdict, "notes": answer.notes, "error": None}
-        for file, answer in zip(FOUND, answers, strict=True)
+        {"file": file, **vars(answer), "error": None} for file, answer in zip(FOUND, answers, strict=True)
     ]
     assert len(err.splitlines()) == 1
 
@@ -373,6 +390,7 @@ def test_json_and_csv_say_what_python_is_told(album: Path, folder: Path, capsys:
             "file": file,
             "verdict": answer.verdict,
             "p_fake": str(answer.p_fake),
+            "unlike": str(answer.unlike),
             "notes": "; ".join(answer.notes),
             "error": "",
         }
@@ -430,8 +448,53 @@ def test_standard_input_is_one_picture(
 
 
 def test_a_missing_model_is_told_with_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no model in .*dvc repro train.*dvc pull train"):
+    with pytest.raises(UserError, match=r"no model\.onnx.*dvc pull -r released models/resnet18.*dvc repro export"):
         main(["photo.jpg", "--model", str(tmp_path)])
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.safetensors", "model.json"])
+def test_a_damaged_model_is_told_in_one_line(name: str, folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    (copy / name).write_bytes((copy / name).read_bytes()[:100])
+    said = subprocess.run(
+        [sys.executable, "-m", "detector", "photo.jpg", "--model", str(copy)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert said.returncode == 1
+    assert said.stderr.startswith(f"error: the model in {copy} is damaged: ")
+    assert len(said.stderr.splitlines()) == 1
+
+
+def test_pictures_unlike_the_training_images_are_called_so(folder: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
+    plain = np.broadcast_to(np.array([[[[200, 30, 90]]]], np.uint8), (1, 32, 32, 3))
+    answers = Detector.load(folder).predict(np.concatenate([noise, plain]))
+    for answer in answers:
+        assert answer.unlike
+        assert "unlike the training images" in answer.notes[-1]
+        assert answer.notes[-1].endswith("the answer says little")
+
+
+def test_threads_may_share_a_detector(jpegs: list[bytes], folder: Path) -> None:
+    detector = Detector.load(folder, threads=1)
+    expected = detector.predict(jpegs)
+    with ThreadPoolExecutor(4) as pool:
+        looked = list(pool.map(detector.look, jpegs))
+        answers = list(pool.map(lambda start: detector.answer(looked[start : start + 5]), range(0, 20, 5)))
+    assert [answer.p_fake for part in answers for answer in part] == pytest.approx([a.p_fake for a in expected])
+    assert [answer.verdict for part in answers for answer in part] == [a.verdict for a in expected]
+    assert detector.answer([]) == []
+
+
+def test_to_ask_takes_neither_torch_nor_scipy(folder: Path, jpegs: list[bytes]) -> None:
+    code = f"""
+import sys
+from detector import Detector
+Detector.load({str(folder)!r}).predict([sys.stdin.buffer.read()])
+print({{"torch", "timm", "sklearn", "scipy", "dvc"}} & sys.modules.keys())
+"""
+    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, input=jpegs[0], capture_output=True)
+    assert (said.returncode, said.stdout) == (0, b"set()\n"), said.stderr
 
 
 def test_the_command_itself(jpegs: list[bytes], folder: Path, tmp_path: Path) -> None:
@@ -445,14 +508,14 @@ def test_the_command_itself(jpegs: list[bytes], folder: Path, tmp_path: Path) ->
     assert len(done.stdout.splitlines()) == 2
 
 
-def test_help_comes_without_torch_and_names_the_limit() -> None:
+def test_help_comes_at_once_and_names_the_limit() -> None:
     code = """
 import sys
 from detector.__main__ import main
 try:
     main(["--help"])
 finally:
-    assert not {"torch", "PIL", "numpy"} & sys.modules.keys()
+    assert not {"onnxruntime", "PIL", "numpy"} & sys.modules.keys()
 """
     said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert said.returncode == 0, said.stderr

@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from benchmarks import trainers
+from benchmarks.ask import report
 from benchmarks.trainers import BEGIN, EPOCH, Training, table
 from detector.errors import UserError
 
@@ -37,3 +38,14 @@ def test_a_missing_library_is_named_with_what_to_install(monkeypatch: pytest.Mon
     monkeypatch.setattr(sys, "argv", ["trainers", "ours", "fastai"])
     with pytest.raises(UserError, match=r"^fastai not installed: pip install -r benchmarks/requirements\.txt$"):
         trainers.main()
+
+
+def test_asking_is_compared_only_where_the_answers_agree() -> None:
+    info = {"model": "tiny", "mirror": False}
+    results = {"ours": {"rate": 900.0, "p_fake": [0.1, 0.9]}, "64": {"rate": 300.0, "p_fake": [0.2, 0.8]}}
+    assert (
+        report(info, 2, results).splitlines()[-1] == "| `pipeline`, batch size 64 | 300 | 3.0 times as fast | 100.0% |"
+    )
+    results["64"]["p_fake"] = [0.9, 0.8]
+    with pytest.raises(UserError, match=r"gives other answers: only 50\.0% of the verdicts agree"):
+        report(info, 2, results)

@@ -14,6 +14,9 @@ OUTPUTS = [
     "metrics/test_scores.parquet",
     "plots/training/plots/metrics/val/accuracy.tsv",
     "plots/test/mistakes.png",
+    "models/exported/model.onnx",
+    "models/exported/README.md",
+    "metrics/export.json",
 ]
 
 

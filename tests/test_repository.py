@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from matplotlib.image import imread
 
-from tests.conftest import ROOT, Project
+from tests.conftest import BIN, ROOT, Project
 
 MAKEFILE = (ROOT / "Makefile").read_text()
 TARGETS = set(re.findall(r"^([a-z][a-z-]*):", MAKEFILE, re.MULTILINE))
@@ -27,7 +27,7 @@ def test_make_lists_every_target_with_one_line() -> None:
 
 
 def test_make_says_which_python_it_needs(tmp_path: Path) -> None:
-    for name in ("Makefile", "requirements.txt", "requirements-dev.txt"):
+    for name in ("Makefile", "requirements.txt", "requirements-api.txt", "requirements-dev.txt"):
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
     result = subprocess.run(["make", "test", "PYTHON=false"], cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode != 0
@@ -35,18 +35,24 @@ def test_make_says_which_python_it_needs(tmp_path: Path) -> None:
     assert not (tmp_path / ".venv").exists()
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/remote.md", ".ci/run", ".github/workflows/tests.yml"])
+@pytest.mark.parametrize(
+    "document", ["README.md", "docs/remote.md", "docs/how-to/serve.md", ".ci/run", ".github/workflows/tests.yml"]
+)
 def test_every_make_target_that_is_mentioned_exists(document: str) -> None:
     # in code only: in prose, people make up their minds
     mentioned = set(re.findall(r"(?:^|[`:] *|run: )make ([a-z-]+)", (ROOT / document).read_text(), re.MULTILINE))
     assert mentioned <= TARGETS
 
 
-@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
+INCLUDED = {"requirements-api.txt": [], "requirements.txt": ["-r requirements-api.txt"]}
+INCLUDED["requirements-dev.txt"] = ["-r requirements.txt"]
+
+
+@pytest.mark.parametrize("name", INCLUDED)
 def test_requirements_are_pinned_and_name_no_host(name: str) -> None:
     lines = [line.split("#")[0].strip() for line in (ROOT / name).read_text().splitlines()]
     loose = [line for line in lines if line and not re.fullmatch(r"[\w.-]+(\[[\w,-]+\])?==[\w.]+", line)]
-    assert loose == (["-r requirements.txt"] if name == "requirements-dev.txt" else [])
+    assert loose == INCLUDED[name]
 
 
 def test_dvc_task_is_one_whose_workers_do_not_stop_each_other() -> None:
@@ -55,10 +61,25 @@ def test_dvc_task_is_one_whose_workers_do_not_stop_each_other() -> None:
     assert tuple(map(int, found.groups())) >= (0, 40, 2)
 
 
-def test_no_file_in_git_is_larger_than_5_mb() -> None:
+def test_dockerfiles_follow_the_rules_and_copy_what_there_is() -> None:
+    files = sorted((ROOT / "dockerfiles").glob("*.Dockerfile"))
+    said = subprocess.run([BIN / "hadolint", *files], capture_output=True, text=True)
+    assert (said.returncode, said.stdout) == (0, "")
+    for file in files:
+        sources = re.findall(r"^COPY ((?:[\w./-]+ )+)", file.read_text(), re.MULTILINE)
+        names = [name for source in sources for name in source.split() if not name.startswith("models/")]
+        assert names
+        assert all((ROOT / name).exists() for name in names)
+        ignore = file.with_name(f"{file.name}.dockerignore").read_text()
+        assert all(f"!{name}\n" in ignore for source in sources for name in source.split())
+
+
+def test_no_file_in_git_is_larger_than_5_mb_but_the_released_models() -> None:
     sizes = {name: (ROOT / name).stat().st_size for name in git("ls-files").splitlines() if (ROOT / name).is_file()}
     assert sizes
-    assert {name: size for name, size in sizes.items() if size > 5_000_000} == {}
+    released = {name: size for name, size in sizes.items() if name.startswith("released/")}
+    assert {name: size for name, size in sizes.items() if size > 5_000_000 and name not in released} == {}
+    assert sum(released.values()) < 40_000_000, "for each model only its newest release is kept"
 
 
 def test_the_notebook_has_no_outputs_and_is_ten_lines() -> None:

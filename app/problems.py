@@ -1,0 +1,53 @@
+"""Every refusal is an application/problem+json body (RFC 9457): what is wrong, and what to do, in `detail`."""
+
+import http
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+
+MEDIA_TYPE = "application/problem+json"
+
+
+class Problem(Exception):  # noqa: N818 (RFC 9457 calls it so)
+    """A request that is refused. more: further members of the body."""
+
+    def __init__(self, status: int, detail: str, headers: dict[str, str] | None = None, **more: Any) -> None:
+        super().__init__(detail)
+        self.status, self.detail, self.headers, self.more = status, detail, headers, more
+
+    def response(self) -> JSONResponse:
+        title = http.HTTPStatus(self.status).phrase
+        body = {"type": "about:blank", "title": title, "status": self.status, "detail": self.detail, **self.more}
+        return JSONResponse(body, self.status, self.headers, MEDIA_TYPE)
+
+
+def install(api: FastAPI) -> None:
+    """Let FastAPI's and Starlette's own errors look like ours."""
+
+    @api.exception_handler(Problem)
+    async def of_ours(_: Request, problem: Problem) -> Response:
+        return problem.response()
+
+    @api.exception_handler(HTTPException)
+    async def of_starlette(request: Request, error: HTTPException) -> Response:
+        details = {404: f"there is nothing at {request.url.path}", 405: f"{request.method} is not possible here"}
+        detail = details.get(error.status_code, str(error.detail))
+        return Problem(error.status_code, detail, dict(error.headers or {})).response()
+
+    @api.exception_handler(RequestValidationError)
+    async def of_validation(_: Request, error: RequestValidationError) -> Response:
+        errors = [{"where": ".".join(map(str, e["loc"])), "detail": e["msg"]} for e in error.errors()]
+        return Problem(422, "; ".join(f"{e['where']}: {e['detail']}" for e in errors), errors=errors).response()
+
+    @api.exception_handler(ClientDisconnect)
+    async def of_disconnect(*_: object) -> Response:
+        return Response(status_code=499)  # nobody reads it; it is counted and logged
+
+    @api.exception_handler(Exception)
+    async def of_bugs(*_: object) -> Response:
+        return Problem(500, "a fault of the service: its log says more, under the id in X-Request-ID").response()

@@ -1,0 +1,114 @@
+"""The bodies of answers, with examples that are real: answers of the published resnet18 to the page's examples."""
+
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from app.problems import MEDIA_TYPE
+from detector import LIMIT
+
+PHOTOGRAPH: dict[str, Any] = {
+    "file": "coffee.jpg",
+    "verdict": "FAKE",
+    "p_fake": 0.9893,
+    "notes": [
+        "300x200 made 32x32, proportions not kept",
+        "9.38 times smaller: nearly all detail is lost, the answer says little",
+    ],
+    "unlike": False,
+    "error": None,
+}
+DAMAGED: dict[str, Any] = {
+    "file": "torn.jpg",
+    "verdict": None,
+    "p_fake": None,
+    "notes": [],
+    "unlike": None,
+    "error": "the file is empty",
+}
+REFUSED = {"type": "about:blank", "title": "Service Unavailable", "status": 503, "detail": "too many requests"}
+EXAMPLES: dict[str, dict[str, Any]] = {  # by the names of the classes below
+    "Answered": PHOTOGRAPH,
+    "Predicted": {"model": "resnet18", "answers": [PHOTOGRAPH, DAMAGED], "limit": LIMIT},
+    "Refusal": REFUSED,
+}
+
+
+class Answered(BaseModel):
+    """The answer for one file; `error` says why there is none."""
+
+    file: str = Field(description="the file's name as it was sent")
+    verdict: str | None = Field(default=None, description="FAKE, REAL, or UNSURE inside the band that /v1/models gives")
+    p_fake: float | None = Field(default=None, description="probability of FAKE, among pictures like the training data")
+    notes: list[str] = Field(default=[], description="what was done to the picture, and what that means for the answer")
+    unlike: bool | None = Field(default=None, description="the picture is not like those that the model was trained on")
+    error: str | None = None
+
+
+class Predicted(BaseModel):
+    model: str
+    answers: list[Answered]
+    limit: str = Field(description="what no answer can say")
+
+
+class Explained(BaseModel):
+    model: str
+    answer: Answered
+    evidence: list[list[float]] = Field(description="rows of the grid; positive speaks for FAKE, negative for REAL")
+    limit: str
+
+
+class Model(BaseModel):
+    name: str
+    title: str
+    trained_on: str | None = Field(description="dataset of params.yaml")
+    input_size: int = Field(description="every picture is made so many pixels wide and high")
+    unsure: tuple[float, float] = Field(description="between these P(FAKE) the verdict is UNSURE")
+    test: dict[str, Any] = Field(description="metrics on the test split, as in metrics/test.json")
+
+
+class Limits(BaseModel):
+    max_bytes: int = Field(description="of a file")
+    max_files: int = Field(description="in a request")
+    max_pixels: int = Field(description="of a picture")
+
+
+class Models(BaseModel):
+    models: list[Model]
+    limits: Limits
+    limit: str
+
+
+class Refusal(BaseModel):
+    """RFC 9457."""
+
+    type: str
+    title: str
+    status: int
+    detail: str = Field(description="what is wrong, and what to do")
+    errors: list[dict[str, Any]] | None = Field(default=None, description="what is wrong with each of several")
+
+
+REASONS = {
+    408: "The pictures did not arrive in time",
+    413: "A file, the number of files, or a picture's pixels are over the limit",
+    415: "The body is not multipart/form-data",
+    422: "No picture that can be read, or no such model",
+    503: "Too many requests at the moment, or not ready",
+    504: "No answer in time",
+}
+
+
+def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    schema = {"$ref": "#/components/schemas/Refusal"}
+    return {
+        status: {"description": REASONS[status], "content": {MEDIA_TYPE: {"schema": schema}}} for status in statuses
+    }
+
+
+def multipart(many: bool) -> dict[str, Any]:
+    """OpenAPI's description of the body, which app/uploads.py reads."""
+    file = {"type": "string", "format": "binary"}
+    properties = {"files": {"type": "array", "items": file}} if many else {"file": file}
+    schema = {"type": "object", "properties": properties, "required": list(properties)}
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}

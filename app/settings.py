@@ -1,0 +1,55 @@
+"""What the service can be told, by environment variables: SERVE_ and a setting's name in capitals."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from detector.errors import UserError
+from detector.pictures import MAX_BYTES, MAX_PIXELS
+
+PREFIX = "SERVE_"  # not DETECTOR_: Kubernetes sets DETECTOR_PORT=tcp://... where a service is called detector
+
+
+class Settings(BaseSettings):
+    """docs/reference/http.md has this as a table, which a test compares with it."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX)
+
+    models: Annotated[list[Path], NoDecode, Field(min_length=1)] = [Path("models/resnet18")]
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65_535)
+    max_bytes: int = Field(default=20_000_000, ge=1, le=MAX_BYTES)
+    max_files: int = Field(default=32, ge=1)
+    max_pixels: int = Field(default=50_000_000, ge=1, le=MAX_PIXELS)
+    max_requests: int = Field(default=64, ge=1)
+    timeout: float = Field(default=30.0, gt=0)
+    batch_window: float = Field(default=2.0, ge=0)
+    batch_size: int = Field(default=32, ge=1)
+    threads: int = Field(default=os.cpu_count() or 1, ge=1)
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def split(cls, folders: object) -> object:
+        return [folder.strip() for folder in folders.split(",")] if isinstance(folders, str) else folders
+
+    @field_validator("models")
+    @classmethod
+    def told_apart(cls, folders: list[Path]) -> list[Path]:
+        if len({folder.name for folder in folders}) < len(folders):
+            raise ValueError("two folders have the same name")
+        return folders
+
+
+def from_environment() -> Settings:
+    """Raises UserError for a value that cannot be, and for a SERVE_ variable that is none of the settings."""
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    if unknown := sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known):
+        raise UserError(f"{', '.join(unknown)}: no such setting, there are {', '.join(sorted(known))}")
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"{PREFIX}{str(first['loc'][0]).upper()}={first['input']}: {first['msg']}") from None

@@ -1,0 +1,168 @@
+"""The files of a multipart/form-data request, one after the other, while it streams in.
+
+Starlette's parser would write whole bodies to disk before anything is refused. Here a body is held only as far as the
+file that is just arriving, a limit ends it where it is crossed, and no disk is used.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from fastapi import Request
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.requests import ClientDisconnect
+
+from app.problems import Problem
+
+HEADERS = 10_000  # bytes, more than any client puts before a file
+LINGER = 2.0  # seconds for which a refused body is read on and thrown away
+
+
+@dataclass
+class File:
+    """name: as the client gave it, not to be trusted."""
+
+    name: str
+    data: bytes
+
+
+class Upload:
+    """The files of one request. receiving: whether it is the client that is being waited for."""
+
+    def __init__(self, request: Request, max_bytes: int, max_files: int) -> None:
+        self.request, self.max_bytes, self.max_files = request, max_bytes, max_files
+        self.receiving = False
+        self.count = 0
+        self.size = 0
+
+    async def files(self) -> AsyncIterator[File]:
+        """Raises Problem where it is no such request, has no file, too many, or too large a one."""
+        try:
+            parts = _Parts(self._boundary(), self.max_bytes, self.max_files)
+            async for chunk in self._chunks():
+                self.size += len(chunk)
+                for file in parts.feed(chunk):
+                    self.count += 1
+                    yield file
+            parts.end()
+        except Problem:
+            await self.discard()
+            raise
+
+    async def discard(self) -> None:
+        """Throw away what still comes, for a moment.
+
+        Closing a connection with unread bytes in it may destroy the answer on its way to the client (RFC 9112, 9.6).
+        One that asked first (`Expect: 100-continue`) has not sent anything.
+        """
+        if "expect" in self.request.headers:
+            return
+        try:
+            async with asyncio.timeout(LINGER):
+                async for _ in self._chunks():
+                    pass
+        except (TimeoutError, ClientDisconnect, RuntimeError):  # RuntimeError: it has been read to its end
+            pass
+
+    def _boundary(self) -> bytes:
+        kind, options = parse_options_header(self.request.headers.get("content-type"))
+        if kind != b"multipart/form-data":
+            raise Problem(415, "send pictures as files in multipart/form-data, as in `curl -F files=@photo.jpg`")
+        if not options.get(b"boundary"):
+            raise Problem(422, "the Content-Type multipart/form-data names no boundary")
+        length = self.request.headers.get("content-length", "0")
+        if int(length) > self.max_files * (self.max_bytes + HEADERS):
+            raise Problem(413, f"{length} bytes: more than {_limits(self.max_bytes, self.max_files)}")
+        return options[b"boundary"]
+
+    async def _chunks(self) -> AsyncIterator[bytes]:
+        chunks = self.request.stream()
+        while True:
+            self.receiving = True
+            chunk = await anext(chunks, None)
+            self.receiving = False
+            if chunk is None:
+                return
+            yield chunk
+
+
+class _Parts:
+    """The callbacks of python-multipart's parser, which works on chunks of any size."""
+
+    def __init__(self, boundary: bytes, max_bytes: int, max_files: int) -> None:
+        self.max_bytes, self.max_files = max_bytes, max_files
+        self.begun = 0
+        self.is_whole = False
+        self.whole: list[File] = []
+        self.headers: dict[bytes, bytes] = {}
+        self.field = self.value = b""
+        self.name = ""
+        self.data = bytearray()
+        callbacks = {
+            "on_part_begin": self._begin,
+            "on_header_field": self._header_field,
+            "on_header_value": self._header_value,
+            "on_header_end": self._header_end,
+            "on_headers_finished": self._headers_finished,
+            "on_part_data": self._part_data,
+            "on_part_end": self._part_end,
+            "on_end": self._end,
+        }
+        self.parser = MultipartParser(boundary, callbacks)  # type: ignore[arg-type]
+
+    def feed(self, chunk: bytes) -> list[File]:
+        """The files that end in this chunk."""
+        self.whole = []
+        try:
+            self.parser.write(chunk)
+        except FormParserError:
+            raise Problem(422, "the multipart/form-data body is malformed") from None
+        return self.whole
+
+    def end(self) -> None:
+        if not self.is_whole:
+            raise Problem(422, "the multipart/form-data body ends before its last boundary")
+        if not self.begun:
+            raise Problem(422, "there is no file in the request, send one as in `curl -F files=@photo.jpg`")
+
+    def _begin(self) -> None:
+        self.begun += 1
+        if self.begun > self.max_files:
+            only = "one file" if self.max_files == 1 else f"{self.max_files} files"
+            raise Problem(413, f"too many files: send {only} in a request")
+        self.headers, self.data = {}, bytearray()
+
+    def _header_field(self, data: bytes, start: int, end: int) -> None:
+        self.field += data[start:end]
+
+    def _header_value(self, data: bytes, start: int, end: int) -> None:
+        self.value += data[start:end]
+
+    def _header_end(self) -> None:
+        self.headers[self.field.lower()] = self.value
+        self.field = self.value = b""
+
+    def _headers_finished(self) -> None:
+        _, options = parse_options_header(self.headers.get(b"content-disposition"))
+        if b"filename" not in options:
+            field = options.get(b"name", b"").decode(errors="replace")
+            raise Problem(422, f"the field {field!r} is no file: curl wants an @ before its name, JavaScript a Blob")
+        self.name = options[b"filename"].decode(errors="replace")
+
+    def _part_data(self, data: bytes, start: int, end: int) -> None:
+        if len(self.data) + end - start > self.max_bytes:
+            raise Problem(413, f"file {self.begun} is larger than {_limits(self.max_bytes, 1)}")
+        self.data += data[start:end]
+
+    def _part_end(self) -> None:
+        self.whole.append(File(self.name, bytes(self.data)))
+        self.data = bytearray()
+
+    def _end(self) -> None:
+        self.is_whole = True
+
+
+def _limits(max_bytes: int, files: int) -> str:
+    each = f"{max_bytes / 1e6:.3g} MB"
+    return each if files == 1 else f"{files} files of {each}"

@@ -1,0 +1,33 @@
+"""What people would write to serve the same model: FastAPI and torch, a picture at a time. For benchmarks/load.py.
+
+python -m benchmarks.plain_service models/resnet18 8001
+"""
+
+import sys
+from typing import Any
+
+import numpy as np
+import torch
+import uvicorn
+from fastapi import FastAPI, UploadFile
+from PIL import Image
+
+from detector.model import load, normalize
+
+app = FastAPI()
+network, info = load(sys.argv[1])
+
+
+@app.post("/v1/predict")
+async def predict(files: UploadFile) -> dict[str, Any]:
+    size = info["input_size"]
+    picture = Image.open(files.file).convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
+    x = normalize(torch.from_numpy(np.asarray(picture).copy())[None], info)
+    with torch.inference_mode():
+        logit = (network(x) + network(x.flip(3))) / 2 if info["mirror"] else network(x)
+    p_fake = torch.sigmoid(logit.squeeze().double() / info["temperature"]).item()
+    return {"file": files.filename, "p_fake": p_fake}
+
+
+if __name__ == "__main__":
+    uvicorn.run(app, port=int(sys.argv[2]), log_level="warning")

@@ -1,0 +1,21 @@
+# The HTTP service and the page, without torch. From the root of the repository:
+#
+#   dvc pull -r released models/resnet18
+#   docker build -f dockerfiles/api.Dockerfile -t ai-art-detector .
+#   docker run --rm --read-only -p 127.0.0.1:8000:8000 ai-art-detector
+
+FROM python:3.13-slim
+
+WORKDIR /srv
+COPY requirements-api.txt .
+RUN pip install --no-cache-dir -r requirements-api.txt
+COPY detector detector
+COPY app app
+COPY models/resnet18 models/resnet18
+
+ENV PYTHONDONTWRITEBYTECODE=1 SERVE_HOST=0.0.0.0
+USER 10001:10001
+EXPOSE 8000
+HEALTHCHECK --interval=30s --timeout=3s --start-period=10s \
+    CMD ["python", "-c", "import os, urllib.request as r; r.urlopen(f\"http://127.0.0.1:{os.getenv('SERVE_PORT', 8000)}/healthz\")"]
+CMD ["python", "-m", "app"]

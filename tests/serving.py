@@ -1,0 +1,134 @@
+"""A model that is made in milliseconds, and the service as its users start it: a process of its own on a free port."""
+
+import json
+import os
+import queue
+import re
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import httpx
+import numpy as np
+import onnx
+import pyarrow.parquet as pq
+from onnx import TensorProto, helper, numpy_helper
+
+from tests.conftest import ROOT
+
+
+def make_model(folder: Path) -> Path:
+    """A model in which every pixel has a weight of its own, so that no two pictures have the same answer."""
+    folder.mkdir(parents=True)
+    weights = np.random.default_rng(0).normal(0, 4e-4, 3 * 32 * 32).astype(np.float32)
+    weights -= weights.mean()
+    constants = {"weights": weights, "shape": np.array([0, 32, 32, 3]), "channels": np.array([3])}
+    look = [
+        helper.make_node("Cast", ["images"], ["numbers"], to=TensorProto.FLOAT),
+        helper.make_node("Flatten", ["numbers"], ["rows"]),
+        helper.make_node("MatMul", ["rows", "weights"], ["logit"]),
+    ]
+    far = [helper.make_node("ReduceMax", ["rows", "axis"], ["distance"], keepdims=0)]
+    where = [
+        helper.make_node("Mul", ["rows", "weights"], ["parts"]),
+        helper.make_node("Reshape", ["parts", "shape"], ["places"]),
+        helper.make_node("ReduceSum", ["places", "channels"], ["evidence"], keepdims=0),
+    ]
+    constants |= {"axis": np.array([1])}
+    alone: list[str | int] = ["N"]
+    for name, nodes, outputs in (
+        ("model", [*look, *far], {"logit": alone, "distance": alone}),
+        ("explain", [*look, *where], {"logit": alone, "evidence": [*alone, 32, 32]}),
+    ):
+        used = {name for node in nodes for name in node.input}
+        graph = helper.make_graph(
+            nodes,
+            name,
+            [helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", 32, 32, 3])],
+            [helper.make_tensor_value_info(output, TensorProto.FLOAT, shape) for output, shape in outputs.items()],
+            [numpy_helper.from_array(array, key) for key, array in constants.items() if key in used],
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+        onnx.save(model, folder / f"{name}.onnx")
+    card = {"model": "weighing", "input_size": 32, "classes": ["FAKE", "REAL"], "temperature": 1.0, "mirror": False}
+    # white is unlike
+    card |= {"unsure": [0.4, 0.6], "ood": {"threshold": 254.5}, "metrics": {"accuracy": 0.9764}, "dataset": "cifake"}
+    card |= {"test": {"accuracy": 0.9768, "fake_recall": 0.9788, "coverage": 0.9112}}
+    (folder / "model.json").write_text(json.dumps(card))
+    return folder
+
+
+def sample(count: int) -> list[bytes]:
+    """JPEGs of 32x32, half of them FAKE."""
+    rows = pq.read_table(ROOT / "data/sample/test.parquet").to_pylist()
+    return [row["image"]["bytes"] for row in rows[: count // 2] + rows[count // 2 - count :]]
+
+
+def environment(models: Path | str, **settings: Any) -> dict[str, str]:
+    chosen = {"models": models, "port": 0, **settings}
+    return {**os.environ, **{f"SERVE_{name.upper()}": str(value) for name, value in chosen.items()}}
+
+
+class Server:
+    """`python -m app`, as a context; settings by their names in app/settings.py."""
+
+    def __init__(self, models: Path | str, python: str = sys.executable, **settings: Any) -> None:
+        self.process = subprocess.Popen(
+            [python, "-m", "app"],
+            cwd=ROOT,
+            env=environment(models, **settings),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        said = []
+        for line in self.process.stdout:
+            said.append(line)
+            if found := re.match(r"http://127\.0\.0\.1:(\d+)", line):
+                break
+        else:
+            raise AssertionError("".join(said) + self.process.communicate()[1])
+        self.said = said
+        self.port = int(found[1])
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.lines: queue.Queue[str] = queue.Queue()
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
+        self.client = httpx.Client(base_url=self.url, timeout=20, trust_env=False)
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.lines.put(line)
+
+    def __enter__(self) -> "Server":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.client.close()
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(10)
+        finally:
+            self.process.kill()
+        self.reader.join(5)
+
+    def log(self) -> list[dict[str, Any]]:
+        """The log lines so far; after the context all of them."""
+        return [json.loads(self.lines.get()) for _ in range(self.lines.qsize())]
+
+    def ask(self, *pictures: bytes, **options: Any) -> httpx.Response:
+        return self.client.post("/v1/predict", files=files(*pictures), **options)
+
+    def metrics(self) -> dict[str, float]:
+        lines = [line.rsplit(" ", 1) for line in self.client.get("/metrics").text.splitlines() if line[0] != "#"]
+        return {name: float(value) for name, value in lines}
+
+
+def files(*pictures: bytes) -> list[tuple[str, tuple[str, bytes, str]]]:
+    return [("files", (f"secret{n}.jpg", data, "image/jpeg")) for n, data in enumerate(pictures)]

@@ -1,0 +1,244 @@
+"""The page, used as people do: a real browser, with mouse, keyboard and files, at a desk and on a phone."""
+
+import itertools
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, FilePayload, Page, expect, sync_playwright
+
+from detector import Detector
+from tests.serving import Server, make_model, sample
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+# .ci/run installs one, so that no change passes with the page unseen
+if CHROMIUM is None and not os.environ.get("CI"):
+    pytest.skip("the page needs a browser: apt-get install chromium", allow_module_level=True)
+
+JPEGS = sample(4)
+PHONE = {"width": 360, "height": 740}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model(tmp_path_factory.mktemp("models") / "weighing")
+
+
+@pytest.fixture(scope="module")
+def server(model: Path) -> Iterator[Server]:
+    with Server(model, max_bytes=1_000_000) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+class Visit:
+    """The page in a browser of its own, and what went wrong in it."""
+
+    def __init__(self, browser: Browser, server: Server, **options: Any) -> None:
+        self.context = browser.new_context(**options)
+        self.page = self.context.new_page()
+        self.errors: list[str] = []
+        self.hosts: set[str] = set()
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
+        self.page.on("request", lambda request: self.hosts.add(request.url.partition("/v1")[0]))
+        self.page.goto(server.url)
+        expect(self.page.get_by_role("table")).to_be_visible()
+
+    def choose(self, *pictures: tuple[str, bytes]) -> None:
+        self.page.get_by_label("Choose pictures").set_input_files([payload(*picture) for picture in pictures])
+
+
+@pytest.fixture
+def visit(browser: Browser, server: Server) -> Iterator[Visit]:
+    one = Visit(browser, server, viewport={"width": 1100, "height": 900})
+    yield one
+    one.context.close()
+
+
+def payload(name: str, data: bytes) -> FilePayload:
+    return {"name": name, "mimeType": "image/jpeg", "buffer": data}
+
+
+def answer(page: Page, name: str) -> Any:
+    return page.get_by_role("listitem").filter(has=page.get_by_role("heading", name=name, exact=True))
+
+
+def test_chosen_pictures_get_the_answers_that_python_gets(visit: Visit, model: Path) -> None:
+    visit.choose(*[(f"{n}.jpg", jpeg) for n, jpeg in enumerate(JPEGS)])
+    for number, expected in enumerate(Detector.load(model).predict(JPEGS)):
+        card = answer(visit.page, f"{number}.jpg")
+        expect(card.locator(".verdict strong")).to_have_text(expected.verdict)
+        found = re.search(r"P\(FAKE\) ([\d.]+) %", card.locator(".probability").inner_text())
+        assert found is not None
+        assert float(found[1]) == pytest.approx(100 * expected.p_fake, abs=0.06)
+        bar = card.get_by_role("img", name="P(FAKE)")
+        assert bar.get_attribute("aria-label").endswith("UNSURE from 40.0 % to 60.0 %")
+        # the marker is where the number says, beside or in the band
+        box, marker, band = (part.bounding_box() for part in (bar, card.locator(".marker"), card.locator(".band")))
+        share = (marker["x"] + marker["width"] / 2 - box["x"]) / box["width"]
+        assert share == pytest.approx(expected.p_fake, abs=0.02)
+        assert (band["x"] - box["x"]) / box["width"] == pytest.approx(0.4, abs=0.01)
+    assert visit.errors == []
+
+
+def test_examples_are_answered_and_nothing_comes_from_another_host(visit: Visit, server: Server) -> None:
+    for button in visit.page.get_by_role("group", name="Or try an example").get_by_role("button").all():
+        button.click()
+    expect(visit.page.locator(".answer:not(.waiting)")).to_have_count(6)
+    expect(visit.page.locator(".failed")).to_have_count(0)
+    expect(answer(visit.page, "ship.png")).to_contain_text("Made by Stable Diffusion 1.4")
+    coffee = answer(visit.page, "coffee.jpg")
+    expect(coffee.locator(".notes")).to_contain_text("300x200 made 32x32")
+    expect(coffee.locator(".notes")).to_contain_text("the answer says little")
+    assert all(host.startswith((server.url, f"blob:{server.url}")) for host in visit.hosts)
+    assert visit.errors == []
+
+
+def test_the_evidence_is_shown_and_hidden(visit: Visit) -> None:
+    visit.choose(("cat.jpg", JPEGS[0]))
+    card = answer(visit.page, "cat.jpg")
+    card.get_by_role("button", name="Show the evidence in cat.jpg").click()
+    drawing = card.get_by_role("img", name="cat.jpg, enlarged and coloured")
+    expect(drawing).to_be_visible()
+    assert drawing.evaluate("image => image.naturalWidth") >= 200
+    expect(visit.page.get_by_role("status")).to_have_text("The evidence in cat.jpg is shown")
+    card.get_by_role("button", name="Hide the evidence in cat.jpg").click()
+    expect(drawing).to_be_hidden()
+    assert visit.errors == []
+
+
+def test_what_cannot_be_read_is_told_beside_the_answers_of_the_others(visit: Visit) -> None:
+    visit.choose(("torn.jpg", JPEGS[0][:-40]), ("good.jpg", JPEGS[1]), ("huge.jpg", bytes(1_000_001)))
+    expect(answer(visit.page, "torn.jpg")).to_contain_text("No answer: damaged picture")
+    expect(answer(visit.page, "huge.jpg")).to_contain_text("No answer: the file is larger than 1 MB")
+    expect(answer(visit.page, "good.jpg").locator(".probability")).to_contain_text("P(FAKE)")
+    expect(visit.page.get_by_role("button", name="Try again")).to_have_count(0)
+
+
+def test_a_service_that_is_gone_is_told_and_can_be_asked_again(browser: Browser, server: Server) -> None:
+    visit = Visit(browser, server)
+    visit.context.set_offline(True)
+    visit.choose(("cat.jpg", JPEGS[0]))
+    card = answer(visit.page, "cat.jpg")
+    expect(card).to_contain_text("No answer: the service does not answer")
+    visit.context.set_offline(False)
+    card.get_by_role("button", name="Try again").click()
+    expect(card.locator(".probability")).to_contain_text("P(FAKE)")
+    visit.context.close()
+
+
+def test_pictures_are_dropped_and_pasted(visit: Visit) -> None:
+    give = """([kind, bytes]) => {
+        const data = new DataTransfer();
+        data.items.add(new File([new Uint8Array(bytes)], `${kind}.jpg`, { type: "image/jpeg" }));
+        const event = kind === "paste" ? new ClipboardEvent(kind, { clipboardData: data })
+            : new DragEvent(kind, { dataTransfer: data, cancelable: true });
+        return dispatchEvent(event);
+    }"""
+    for kind in ("drop", "paste"):
+        visit.page.evaluate(give, [kind, list(JPEGS[0])])
+        expect(answer(visit.page, f"{kind}.jpg").locator(".probability")).to_contain_text("P(FAKE)")
+    assert visit.errors == []
+
+
+def test_the_keyboard_is_enough(visit: Visit) -> None:
+    page, press = visit.page, visit.page.keyboard.press
+    said = "document.activeElement.getAttribute('aria-label') || document.activeElement.innerText"
+
+    def tab_to(name: str) -> None:
+        for _ in range(20):
+            press("Tab")
+            if name in str(page.evaluate(said)):
+                outline = "getComputedStyle(document.activeElement).outlineStyle"
+                assert page.evaluate(outline) == "solid", f"{name}: focus cannot be seen"
+                return
+        raise AssertionError(f"Tab does not lead to {name}")
+
+    press("Tab")
+    assert page.evaluate("document.activeElement.id") == "files"
+    assert page.evaluate("getComputedStyle(document.activeElement.nextElementSibling).outlineStyle") == "solid"
+    with page.expect_file_chooser() as chooser:
+        press("Enter")
+    chooser.value.set_files([payload("cat.jpg", JPEGS[0])])
+    expect(page.get_by_role("status")).to_contain_text("cat.jpg: ")
+    tab_to("Show the evidence in cat.jpg")
+    press("Enter")
+    expect(page.get_by_role("img", name="cat.jpg, enlarged")).to_be_visible()
+    tab_to("Remove cat.jpg")
+    press("Space")
+    expect(page.get_by_role("status")).to_have_text("cat.jpg is removed")
+    assert page.evaluate("document.activeElement.id") == "files"
+
+
+def test_a_screen_reader_hears_answers_and_names(visit: Visit) -> None:
+    page = visit.page
+    visit.choose(("cat.jpg", JPEGS[0]))
+    expect(page.get_by_role("status")).to_have_text(re.compile(r"^cat\.jpg: (FAKE|REAL|UNSURE), P\(FAKE\) [\d.]+ %"))
+    expect(page.get_by_role("complementary", name="What it cannot do")).to_contain_text("It does not tell whether")
+    assert page.locator("html").get_attribute("lang") == "en"
+    unnamed = """[...document.querySelectorAll("button, input, select, a")].filter((one) => one.checkVisibility()
+        && !(one.labels?.length || one.innerText.trim() || one.getAttribute("aria-label"))).length"""
+    assert page.evaluate(unnamed) == 0
+    assert page.evaluate("[...document.images].every((image) => image.hasAttribute('alt'))")
+    levels = [
+        int(name[1]) for name in page.evaluate("[...document.querySelectorAll('h1,h2,h3')].map((h) => h.tagName)")
+    ]
+    assert levels[0] == 1
+    assert max(after - before for before, after in itertools.pairwise(levels)) <= 1
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_has_contrast(browser: Browser, server: Server, scheme: str) -> None:
+    visit = Visit(browser, server, color_scheme=scheme, reduced_motion="reduce")
+    visit.choose(("cat.jpg", JPEGS[0]), ("b.jpg", JPEGS[1]), ("c.jpg", JPEGS[2]), ("d.jpg", JPEGS[3]), ("e.jpg", b"no"))
+    visit.page.get_by_role("button", name="Coffee").click()
+    expect(visit.page.locator(".answer:not(.waiting)")).to_have_count(6)
+    # WCAG 2.2, 1.4.3: the colour of each text against the first opaque ground below it
+    ratios = """() => {
+        const parts = (colour) => colour.match(/[\\d.]+/g).map(Number);
+        const light = (colour) => parts(colour).slice(0, 3).map((part) => part / 255)
+            .map((c) => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
+            .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+        const ground = (one) => {
+            const colour = getComputedStyle(one).backgroundColor;
+            return parts(colour)[3] === 0 ? ground(one.parentElement) : colour;
+        };
+        return [...document.querySelectorAll("body *")]
+            .filter((one) => one.checkVisibility())
+            .filter((one) => [...one.childNodes].some((node) => node.nodeType === 3 && node.data.trim()))
+            .map((one) => {
+                const [a, b] = [light(getComputedStyle(one).color), light(ground(one))].sort((x, y) => y - x);
+                return [(a + 0.05) / (b + 0.05), one.textContent.trim().slice(0, 40)];
+            });
+    }"""
+    found = visit.page.evaluate(ratios)
+    assert len(found) > 40
+    assert [one for one in found if one[0] < 4.5] == []
+    visit.context.close()
+
+
+def test_a_phone_shows_all_of_it(browser: Browser, server: Server) -> None:
+    visit = Visit(browser, server, viewport=PHONE, is_mobile=True, has_touch=True)
+    visit.choose(("a photograph with a very long name that has_no_place_to_break_it_anywhere.jpg", JPEGS[0]))
+    visit.page.get_by_role("button", name="Coffee").tap()
+    coffee = answer(visit.page, "coffee.jpg")
+    coffee.get_by_role("button", name="Show the evidence").tap()
+    expect(coffee.get_by_role("img", name="coffee.jpg, enlarged")).to_be_visible()
+    assert visit.page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
+    small = """[...document.querySelectorAll("button, .button, select")].filter((one) => one.checkVisibility())
+        .filter((one) => one.getBoundingClientRect().height < 24).length"""
+    assert visit.page.evaluate(small) == 0, "WCAG 2.2, 2.5.8: too small to touch"
+    assert visit.errors == []
+    visit.context.close()

@@ -1,0 +1,110 @@
+"""`make release`, and what it promises: `dvc pull -r released models/<name>` on a fresh clone, without network or
+account."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.conftest import Project, the_error
+
+
+@pytest.fixture(scope="module")
+def trained(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository in which `dvc repro` has run, on the sample in the place of CIFAKE, and is committed."""
+    path = tmp_path_factory.mktemp("trained") / "here"
+    shutil.copytree(prepared, path)
+    project = Project(path)
+    project.env["CIFAKE_SOURCE"] = "data/sample"
+    project.set(models__tiny__epochs=1, dataset="cifake")
+    project.repository()
+    project.run("dvc", "repro")
+    commit(project, "published")
+    return path
+
+
+@pytest.fixture
+def here(trained: Path, tmp_path: Path) -> Project:
+    shutil.copytree(trained, tmp_path / "here")
+    return Project(tmp_path / "here")
+
+
+def commit(project: Project, message: str) -> None:
+    project.run("git", "add", "-A")
+    project.run("git", "commit", "-qm", message)
+
+
+def test_a_released_model_comes_to_a_fresh_clone_with_one_command(here: Project, tmp_path: Path) -> None:
+    assert "git commit" in here.stage("release", "tiny").stdout
+    commit(here, "release")
+    assert "up to date" in here.run("dvc", "status").stdout
+
+    here.run("git", "clone", "-q", ".", str(tmp_path / "there"))
+    shutil.rmtree(here.path)
+    there = Project(tmp_path / "there")
+    # a proxy that is not there: whoever asks the network fails
+    there.env |= {"HTTPS_PROXY": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9"}
+    pulled = there.run("dvc", "pull", "-r", "released", "models/tiny", timeout=30)
+    assert "ERROR" not in pulled.stderr
+    files = sorted(path.name for path in (there.path / "models/tiny").iterdir())
+    assert files == ["README.md", "model.json", "model.onnx", "model.safetensors"]
+
+    Image.fromarray(np.full((32, 32, 3), 100, np.uint8)).save(tmp_path / "grey.png")
+    command = [sys.executable, "-m", "detector", str(tmp_path / "grey.png"), "--model", "models/tiny", "--json"]
+    (row,) = json.loads(there.run(*command).stdout)
+    assert row["verdict"] in ("FAKE", "REAL", "UNSURE")
+    assert there.run("git", "status", "--short").stdout == "", "the pull changed what git tracks"
+    assert "up to date" in there.run("dvc", "repro", "--dry", "--allow-missing").stdout
+
+
+@pytest.mark.slow
+def test_only_the_newest_release_is_kept_and_git_has_the_earlier_ones(here: Project) -> None:
+    def released() -> set[str]:
+        return {path.name for path in (here.path / "released").rglob("*") if path.is_file()}
+
+    here.stage("release", "tiny")
+    commit(here, "release")
+    here.run("git", "tag", "tiny-v1")
+    first = released()
+    assert len(first) == 5, "four files, and the list of them"
+
+    here.env["CIFAKE_SOURCE"] = "data/sample"
+    here.set(models__tiny__learning_rate=0.05)
+    here.run("dvc", "repro")
+    here.stage("release", "tiny")
+    second = released()
+    assert len(second) == 5
+    assert second != first
+    commit(here, "another release")
+
+    shutil.rmtree(here.path / ".dvc/cache")
+    here.run("git", "checkout", "-q", "tiny-v1")
+    assert released() == first
+    shutil.rmtree(here.path / "models/tiny")
+    here.run("dvc", "pull", "-r", "released", "models/tiny")
+
+
+def test_what_is_not_fit_to_be_published_is_refused(here: Project) -> None:
+    def refused(name: str = "tiny") -> str:
+        said = the_error(here.stage("release", name, ok=False))
+        assert not (here.path / "models/tiny.dvc").exists()
+        return said
+
+    assert "is a tiny, no resnet18" in refused("resnet18")
+
+    here.set(train__label_smoothing=0.2)
+    assert "dvc.lock is not up to date: `dvc repro` first" in refused()
+    here.run("git", "checkout", "-q", "params.yaml")
+
+    card = here.path / "models/exported/model.json"
+    info = json.loads(card.read_text())
+    card.unlink()
+    assert "no model in models/exported: `dvc repro` makes it" in refused()
+    card.write_text(json.dumps(info | {"dataset": "sample"}))
+    assert "only models of cifake are published" in refused()
+    card.write_text(json.dumps(info | {"threshold": 0.1}))
+    assert "dvc.lock is not up to date" in refused()
