@@ -111,7 +111,7 @@ def stepper(
     source: Iterator[tuple[torch.Tensor, torch.Tensor]],
 ) -> Callable[[], None]:
     network.train()
-    optimizer = make_optimizer(network, spec)
+    optimizer = make_optimizer(network, spec, precision)
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(spec["ema_decay"]), use_buffers=True)
 
     def step() -> None:

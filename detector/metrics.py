@@ -80,9 +80,8 @@ def choose_unsure(p_fake: Array, is_fake: Mask, share_right: float) -> tuple[flo
     order = np.argsort(-confidence, kind="stable")
     wrong = ((p > 0.5) != is_fake)[order]
     confidence = np.append(confidence[order], 0)
-    least = int(
-        np.ceil(np.log(0.05) / np.log(share_right))
-    )  # so many prove it without a mistake; the first test allows six
+    # so many prove it without a mistake; the first test is of four times as many, and allows six
+    least = int(np.ceil(np.log(0.05) / np.log(share_right)))
     answered = np.unique(np.linspace(min(4 * least, len(p)), len(p), 100).astype(int))
     proven = binom.cdf(wrong.cumsum()[answered - 1], answered, 1 - share_right) <= 0.05
     kept = answered[np.logical_and.accumulate(proven)]

@@ -5,7 +5,6 @@ network, the input's size, mean and standard deviation, the class names, thresho
 """
 
 import difflib
-import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -59,7 +58,8 @@ def build(spec: dict[str, Any], pretrained: bool | str = False) -> nn.Module:
 
     spec: `timm` (a timm name), `args` (arguments for timm.create_model) and `stem`: `null` keeps timm's own,
     `conv` replaces it by 3x3 convolutions for small images: two of stride 2 instead of a ResNet's 7x7 and its
-    max-pool, three of stride 2 instead of a ViT's cut into 8x8 patches (Xiao et al. 2021, arXiv 2106.14881).
+    max-pool, five, three of them of stride 2, instead of a ViT's cut into 8x8 patches (Xiao et al. 2021, arXiv
+    2106.14881). `conv2` is a ResNet's with one convolution of stride 2 only: maps of 16x16, four times the work.
     pretrained: True for timm's weights from the hub, a path for a local file of them, False to start from random ones.
     Raises UserError for what timm refuses, and where the weights cannot be had.
     """
@@ -77,10 +77,8 @@ def build(spec: dict[str, Any], pretrained: bool | str = False) -> nn.Module:
         raise UserError(f"timm cannot make {name} with the args {args}: {error}{hint}") from None
     except (OSError, SafetensorError) as error:
         raise UserError(_no_weights(name, pretrained, error)) from None
-    if spec["stem"] == "conv":
-        _replace_stem(network, name)
-    elif spec["stem"] is not None:
-        raise UserError(f"stem is {spec['stem']!r}: conv or null")
+    if spec["stem"] is not None:
+        _replace_stem(network, name, spec["stem"])
     for module in network.modules():
         if type(module) is nn.Conv2d and _fits_small_maps(module):
             module.__class__ = SmallMapConv2d
@@ -115,18 +113,23 @@ def _fits_small_maps(module: nn.Conv2d) -> bool:
     )
 
 
-def _replace_stem(network: Any, name: str) -> None:
-    if issubclass(type(network), timm.models.ResNet):
+def _replace_stem(network: Any, name: str, stem: str) -> None:
+    if stem in ("conv", "conv2") and issubclass(type(network), timm.models.ResNet):
         width = network.bn1.num_features
         network.conv1 = nn.Conv2d(3, width, 3, 2, padding=1, bias=False)
-        network.maxpool = nn.Sequential(*conv_bn_relu(width, width, stride=2))
-    elif issubclass(type(network), timm.models.VisionTransformer):
+        network.maxpool = nn.Sequential(*conv_bn_relu(width, width, stride=2)) if stem == "conv" else nn.Identity()
+    elif stem == "conv" and issubclass(type(network), timm.models.VisionTransformer):
         width = network.embed_dim
-        widths = [3, width // 8, width // 4, width // 2]
-        steps = [layer for pair in itertools.pairwise(widths) for layer in conv_bn_relu(*pair, stride=2)]
-        network.patch_embed.proj = nn.Sequential(*steps, nn.Conv2d(widths[-1], width, 1))
+        layers = [(3, width // 4, 2), (width // 4, width // 4, 1), (width // 4, width // 2, 2)]
+        layers += [(width // 2, width // 2, 1), (width // 2, width, 2)]
+        steps = [module for layer in layers for module in conv_bn_relu(*layer)]
+        network.patch_embed.proj = nn.Sequential(*steps, nn.Conv2d(width, width, 1))
+    elif stem in ("conv", "conv2"):
+        raise UserError(
+            f"stem: {stem} is not for {name}: conv is for timm's ResNet and VisionTransformer, conv2 for ResNet"
+        )
     else:
-        raise UserError(f"stem: conv is for timm's ResNet and VisionTransformer; set it to null for {name}")
+        raise UserError(f"stem is {stem!r}: conv, conv2 or null")
 
 
 def normalize(images: torch.Tensor, info: dict[str, Any]) -> torch.Tensor:

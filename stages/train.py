@@ -31,6 +31,7 @@ from detector.metrics import choose_threshold, choose_unsure, fit_temperature, p
 from detector.model import build, normalize, predict_logits, save
 from stages import keep_freed_memory
 from stages.augment import batches, pack
+from stages.muon import Muon
 from stages.params import load_params, model_entry
 from stages.resume import RunState, digest_of, optimizer_tensors, prefixed, restore_optimizer, without_prefix
 
@@ -51,19 +52,16 @@ def main() -> None:
     train, val = load_split("data/train.safetensors"), load_split("data/val.safetensors")
     info = describe_model(params, spec, train)
 
-    code = [
-        *sorted(Path("detector").glob("*.py")),
-        Path("stages/train.py"),
-        Path("stages/augment.py"),
-        Path("stages/resume.py"),
-    ]
+    # what dvc.yaml lists as deps of this stage
+    code = [Path("detector", f"{name}.py") for name in ("data", "device", "errors", "metrics", "model")]
+    code += [Path("stages", f"{name}.py") for name in ("train", "augment", "muon", "resume")]
     data = [train.info["digest"], val.info["digest"]]
     versions = [torch.__version__, timm.__version__, describe(), precision]
     state = RunState(digest_of(*code, spec, options, seed, data, versions, weights_digest(spec)))
 
     torch.manual_seed(seed)
     network = make_network(spec, device, precision)
-    optimizer = make_optimizer(network, spec)
+    optimizer = make_optimizer(network, spec, precision)
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(spec["ema_decay"]), use_buffers=True)
     judged = average.module if spec["ema_decay"] else network  # what is validated and saved
     if options["compile"]:
@@ -239,22 +237,29 @@ def weights_digest(spec: dict[str, Any]) -> str | None:
     return digest_of(Path(path)) if isinstance(path, str) and Path(path).is_file() else None
 
 
-def make_optimizer(network: torch.nn.Module, spec: dict[str, Any]) -> torch.optim.Optimizer:
+def make_optimizer(network: torch.nn.Module, spec: dict[str, Any], precision: str) -> torch.optim.Optimizer:
     """Weight decay is for matrices and kernels only; biases, norms and position embeddings go without."""
-    decayed: list[torch.nn.Parameter] = []
+    hidden: list[torch.nn.Parameter] = []
+    outer: list[torch.nn.Parameter] = []  # of the first layer, which sees colours, and the last, which gives one logit
     others: list[torch.nn.Parameter] = []
     for name, parameter in network.named_parameters():
-        is_weight = parameter.ndim > 1 and name not in ("pos_embed", "cls_token")
-        (decayed if is_weight else others).append(parameter)
-    groups = [
-        {"params": decayed, "weight_decay": spec["weight_decay"]},
-        {"params": others, "weight_decay": 0.0},
+        if parameter.ndim < 2 or name in ("pos_embed", "cls_token"):
+            others.append(parameter)
+        else:
+            (hidden if parameter.shape[1] > 3 and parameter.shape[0] > 1 else outer).append(parameter)
+    groups: list[dict[str, Any]] = [
+        {"params": hidden, "weight_decay": spec["weight_decay"], "orthogonal": True},
+        {"params": outer, "weight_decay": spec["weight_decay"], "orthogonal": False},
+        {"params": others, "weight_decay": 0.0, "orthogonal": False},
     ]
     if spec["optimizer"] == "sgd":
         return torch.optim.SGD(groups, lr=spec["learning_rate"], momentum=0.9, nesterov=True, fused=True)
     if spec["optimizer"] == "adamw":
         return torch.optim.AdamW(groups, lr=spec["learning_rate"], betas=(0.9, 0.98), fused=True)
-    raise UserError(f"optimizer is {spec['optimizer']!r}: sgd or adamw")
+    if spec["optimizer"] == "muon":
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        return Muon(groups, spec["learning_rate"], (0.9, 0.98), dtype)
+    raise UserError(f"optimizer is {spec['optimizer']!r}: sgd, adamw or muon")
 
 
 def learning_rate(spec: dict[str, Any], warmup: float, step: int, steps: int) -> float:

@@ -154,8 +154,11 @@ def test_a_killed_run_goes_on_and_ends_with_the_bytes_of_the_undisturbed_one(
     assert len(rows) == 1 + TINY["epochs"]
 
 
-def test_an_adamw_run_of_a_vit_resumes_to_the_byte_too(project: Project, train_here: Callable[[], str]) -> None:
-    vit = {"timm": "test_vit", "args": {"img_size": 32, "patch_size": 8}, "optimizer": "adamw", "learning_rate": 1e-3}
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_vit_and_its_optimizers_resume_to_the_byte_too(
+    project: Project, train_here: Callable[[], str], optimizer: str
+) -> None:
+    vit = {"timm": "test_vit", "args": {"img_size": 32, "patch_size": 8}, "optimizer": optimizer, "learning_rate": 1e-3}
     project.set(models__tiny=TINY | vit)
     train_here()
     expected = weights_digest(project)
@@ -200,7 +203,7 @@ def kill_training(project: Project) -> None:
 
 
 def test_any_other_timm_network_is_one_more_entry(project: Project, train_here: Callable[[], str]) -> None:
-    entry = TINY | {"timm": "test_efficientnet", "stem": None, "epochs": 1, "ema_decay": 0}
+    entry = TINY | {"timm": "test_efficientnet", "stem": None, "optimizer": "muon", "epochs": 1, "ema_decay": 0}
     project.set(models__another=entry, model="another")
     train_here()
     assert json.loads((project.path / "models/trained/model.json").read_text())["timm"] == "test_efficientnet"
@@ -212,9 +215,9 @@ def test_any_other_timm_network_is_one_more_entry(project: Project, train_here: 
         ({"model": "resnet81"}, "model is 'resnet81'; params.yaml has resnet18, vit_tiny, small_resnet, tiny"),
         ({"models__tiny__timm": "tset_resnet"}, "did you mean test_resnet"),
         ({"models__tiny__args": {"no_such": 1}}, "no_such"),
-        ({"models__tiny__stem": "deep"}, "conv or null"),
+        ({"models__tiny__stem": "deep"}, "conv, conv2 or null"),
         ({"models__tiny": {"timm": "test_resnet"}}, "lacks args, stem"),
-        ({"models__tiny__optimizer": "adam"}, "sgd or adamw"),
+        ({"models__tiny__optimizer": "adam"}, "sgd, adamw or muon"),
         ({"models__tiny__pretrained": "missing.safetensors"}, "missing.safetensors"),
         ({"train__precision": "fp16"}, "auto, fp32 or bf16"),
         ({"train__sure": 99.5}, "train.sure is 99.5 in params.yaml: a share below 1"),
