@@ -35,7 +35,7 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 PROBES = {"/healthz", "/readyz", "/metrics"}  # asked every few seconds: worth a line only where they fail
-LINGER = 2.0  # seconds for which a body that is refused is read on, and thrown away
+LINGER = 1.0  # seconds for which a body that is refused is read on, and thrown away
 REQUEST_ID = re.compile(r"[\w-]{1,64}")
 
 
