@@ -65,11 +65,18 @@ def environment(models: Path | str, **settings: Any) -> dict[str, str]:
 class Server:
     """`python -m app`, as a context; settings by their names in app/settings.py."""
 
-    def __init__(self, models: Path | str, python: str = sys.executable, **settings: Any) -> None:
+    def __init__(
+        self, models: Path | str, python: str = sys.executable, home: Path | None = None, **settings: Any
+    ) -> None:
+        env = environment(models, **settings)
+        if home is not None:
+            env["HOME"] = str(home)
+            for name in ("CI", "ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME"):
+                env.pop(name, None)
         self.process = subprocess.Popen(
             [python, "-m", "app"],
             cwd=ROOT,
-            env=environment(models, **settings),
+            env=env,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -441,6 +441,14 @@ def test_the_service_needs_no_torch() -> None:
     assert done.stdout == "[]\n"
 
 
+def test_nothing_is_kept_or_reported(model: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    with Server(model, home=home) as server:
+        assert server.ask(*PICTURES).status_code == 200
+    assert list(home.rglob("*")) == [], "onnxruntime's telemetry keeps a database and a device id there"
+
+
 @pytest.mark.slow
 def test_what_the_image_installs_is_enough_and_small(model: Path, tmp_path: Path) -> None:
     python = tmp_path / "venv/bin/python"
