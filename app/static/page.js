@@ -53,6 +53,19 @@ function next() {
     running += 1;
     queue.shift()().finally(() => { running -= 1; next(); });
   }
+  if (!running) tell();
+}
+
+// A screen reader would hear only the last of many answers: of several it is told how many of which there are.
+const answered = [];
+
+function tell() {
+  const told = answered.splice(0);
+  if (told.length === 1) status.textContent = told[0].words;
+  if (told.length < 2) return;
+  const kinds = [...new Set(told.map(({ kind }) => kind))].sort();
+  const counts = kinds.map((kind) => `${told.filter((one) => one.kind === kind).length} ${kind}`);
+  status.textContent = `${told.length} pictures: ${counts.join(", ")}`;
 }
 
 function add(files, truth = "") {
@@ -109,6 +122,7 @@ class Card {
   async answer() {
     if (!this.url) return; // removed
     try {
+      await meet();
       const most = service.limits.max_bytes;
       if (this.file.size > most) throw new Error(`the file is larger than ${megabytes(most)}`);
       const response = await ask("v1/predict", this.file, "application/json");
@@ -133,14 +147,14 @@ class Card {
     this.part(".notes").hidden = !answer.notes.length;
     this.part(".explain").hidden = false;
     this.part(".explain").setAttribute("aria-label", `Show the evidence in ${this.name}`);
-    status.textContent = [`${this.name}: ${answer.verdict}, ${said}`, ...answer.notes].join(". ");
+    answered.push({ kind: answer.verdict, words: [`${this.name}: ${answer.verdict}, ${said}`, ...answer.notes].join(". ") });
   }
 
   fail(error) {
     this.element.className = "answer failed";
     this.say("No answer:", error.message);
     this.part(".again").hidden = !(error instanceof Retry);
-    status.textContent = `${this.name}: no answer, ${error.message}`;
+    answered.push({ kind: "without an answer", words: `${this.name}: no answer, ${error.message}` });
   }
 
   async explain() {
@@ -255,13 +269,20 @@ function describe({ title, trained_on: data, test }) {
   return [table];
 }
 
-async function start() {
-  try {
-    service = await (await fetch("v1/models")).json();
-  } catch {
-    find("#models").replaceChildren(element("p", "The service does not answer: reload the page once it runs."));
-    return;
-  }
+// Ask once which models there are, and again where that failed.
+let met;
+
+function meet() {
+  met ??= fetch("v1/models").then((response) => response.json()).then(introduce).catch(() => {
+    met = undefined;
+    find("#models").replaceChildren(element("p", "The service does not answer."));
+    throw new Retry("the service does not answer");
+  });
+  return met;
+}
+
+function introduce(said) {
+  service = said;
   const { max_bytes: bytes, max_pixels: pixels } = service.limits;
   find("#limits").textContent = `JPEG, PNG, GIF, WebP, AVIF, BMP or TIFF, up to ${megabytes(bytes)} and ${Math.floor(pixels / 1e6)} megapixels each.`;
   choice.replaceChildren(...service.models.map(({ name }) => element("option", name)));
@@ -292,4 +313,4 @@ find("#clear").onclick = () => {
   status.textContent = "All answers are removed";
 };
 choice.onchange = () => { for (const { card } of list.children) card.enqueue(); };
-start();
+meet().catch(() => {}); // it is told where the models would be
