@@ -113,10 +113,9 @@ class Service:
     @contextlib.asynccontextmanager
     async def turn(self, request: Request, max_files: int) -> AsyncIterator[Upload]:
         """A place among the requests that are worked on, for no longer than the timeout. Raises Problem."""
-        upload = Upload(request, self.settings.max_bytes, max_files)
         if self.busy >= self.settings.max_requests:
-            await upload.discard()
             raise Problem(503, "too many requests at the moment: try again in a second", {"Retry-After": "1"})
+        upload = Upload(request, self.settings.max_bytes, max_files)
         self.busy += 1
         try:
             async with asyncio.timeout(self.settings.timeout):
@@ -258,7 +257,7 @@ def create(settings: Settings, detectors: dict[str, Detector]) -> Watched:
     async def exposition() -> Response:
         return Response(metrics.exposition(), media_type=metrics.MEDIA_TYPE)
 
-    @api.get("/", include_in_schema=False)
+    @api.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
     async def page() -> FileResponse:
         return FileResponse(STATIC / "index.html")
 

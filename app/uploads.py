@@ -4,19 +4,16 @@ Starlette's parser would write whole bodies to disk before anything is refused. 
 file that is just arriving, a limit ends it where it is crossed, and no disk is used.
 """
 
-import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from fastapi import Request
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
-from starlette.requests import ClientDisconnect
 
 from app.problems import Problem
 
 HEADERS = 10_000  # bytes, more than any client puts before a file
-LINGER = 2.0  # seconds for which a refused body is read on and thrown away
 
 
 @dataclass
@@ -38,32 +35,13 @@ class Upload:
 
     async def files(self) -> AsyncIterator[File]:
         """Raises Problem where it is no such request, has no file, too many, or too large a one."""
-        try:
-            parts = _Parts(self._boundary(), self.max_bytes, self.max_files)
-            async for chunk in self._chunks():
-                self.size += len(chunk)
-                for file in parts.feed(chunk):
-                    self.count += 1
-                    yield file
-            parts.end()
-        except Problem:
-            await self.discard()
-            raise
-
-    async def discard(self) -> None:
-        """Throw away what still comes, for a moment.
-
-        Closing a connection with unread bytes in it may destroy the answer on its way to the client (RFC 9112, 9.6).
-        One that asked first (`Expect: 100-continue`) has not sent anything.
-        """
-        if "expect" in self.request.headers:
-            return
-        try:
-            async with asyncio.timeout(LINGER):
-                async for _ in self._chunks():
-                    pass
-        except (TimeoutError, ClientDisconnect, RuntimeError):  # RuntimeError: it has been read to its end
-            pass
+        parts = _Parts(self._boundary(), self.max_bytes, self.max_files)
+        async for chunk in self._chunks():
+            self.size += len(chunk)
+            for file in parts.feed(chunk):
+                self.count += 1
+                yield file
+        parts.end()
 
     def _boundary(self) -> bytes:
         kind, options = parse_options_header(self.request.headers.get("content-type"))

@@ -3,6 +3,8 @@
 Neither holds anything of the pictures: no content, no file name, no address.
 """
 
+import asyncio
+import contextlib
 import json
 import logging
 import re
@@ -33,6 +35,7 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 PROBES = {"/healthz", "/readyz", "/metrics"}  # asked every few seconds: worth a line only where they fail
+LINGER = 1.0  # seconds for which a body that is refused is read on, and thrown away
 REQUEST_ID = re.compile(r"[\w-]{1,64}")
 
 
@@ -92,28 +95,40 @@ class Watched:
         request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         scope["state"] = {}  # of this request alone
         status = 499  # what nginx logs where the client went away before its answer
-        is_read = asked.get("content-length", "0") == "0" and "transfer-encoding" not in asked
+        is_begun, is_read = False, asked.get("content-length", "0") == "0" and "transfer-encoding" not in asked
 
         async def receive_and_see() -> Message:
-            nonlocal is_read
+            nonlocal is_begun, is_read
+            is_begun = True
             message = await receive()
-            is_read = is_read or not message.get("more_body", False)
+            is_read = not message.get("more_body", False)
             return message
+
+        async def discard() -> None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LINGER):
+                    while not is_read:
+                        await receive_and_see()
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
+                # closing a connection with unread bytes may destroy the answer on its way (RFC 9112, 9.6)
+                if not is_read and (is_begun or "expect" not in asked):  # who asked first has not sent anything yet
+                    await discard()
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers.update({**HEADERS, "X-Request-ID": request_id})
                 headers.setdefault("Cache-Control", "no-cache")
-                if not is_read:  # uvicorn would read what still comes, without end
+                if not is_read:  # else uvicorn would read what still comes, without end
                     headers["Connection"] = "close"
             await send(message)
 
         self.metrics.in_flight.inc()
         try:
             await self.inner(scope, receive_and_see, send_with_headers)
+        except Exception:  # Starlette has sent a 500; uvicorn would close the connection, unannounced
+            logger.exception("fault", extra={"fields": {"id": request_id}})
         finally:
             self.metrics.in_flight.dec()
             seconds = time.perf_counter() - started
@@ -142,3 +157,4 @@ def log_as_json() -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    logging.captureWarnings(True)

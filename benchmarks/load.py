@@ -44,23 +44,23 @@ def main() -> None:
     parser.add_argument("--as-clients", nargs=3, help=argparse.SUPPRESS)  # port, clients, seconds
     options = parser.parse_args()
     if options.as_clients:
-        port, clients, seconds = options.as_clients
-        print(json.dumps(asyncio.run(load(int(port), int(clients), float(seconds)))))
+        port, number, duration = options.as_clients
+        print(json.dumps(asyncio.run(load(int(port), int(number), float(duration)))))
         return
 
     title = Detector.load(options.model).title
-    seconds: dict[tuple[str, int], list[list[float]]] = {}
+    times: dict[tuple[str, int], list[list[float]]] = {}
     with serving("app", options.model) as app, serving("plain", options.model) as plain:
         ports = {"app": app, "plain": plain}
-        for port in ports.values():
-            ask(port, 4, 1)  # to warm up
+        for warm in ports.values():
+            ask(warm, 4, 1)
         turns = list(itertools.product(range(options.turns), options.clients, SERVICES))
         for _, clients, service in tqdm(turns, disable=None):
-            times = ask(ports[service], clients, options.seconds)
-            seconds.setdefault((service, clients), []).append(times)
+            turn = ask(ports[service], clients, options.seconds)
+            times.setdefault((service, clients), []).append(turn)
 
     print(f"# The service under load\n\n{title}; {describe()}; {os.cpu_count()} cores, which the clients share.\n")
-    print(table(seconds, options.clients, options.seconds))
+    print(table(times, options.clients, options.seconds))
 
 
 def table(times: dict[tuple[str, int], list[list[float]]], clients: list[int], seconds: float) -> str:

@@ -1,6 +1,11 @@
 """What a detector is. `from detector import Detector` asks one; importing it imports no torch."""
 
+import os
 from typing import TYPE_CHECKING, Any
+
+# Since 1.29, onnxruntime's builds report to their maker, from the moment they are imported, what runs on which machine,
+# and keep a number for the machine in ~/.cache. Not here.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __all__ = ["LIMIT", "Answer", "Detector"]
 

@@ -26,34 +26,23 @@ def make_model(folder: Path) -> Path:
     folder.mkdir(parents=True)
     weights = np.random.default_rng(0).normal(0, 4e-4, 3 * 32 * 32).astype(np.float32)
     weights -= weights.mean()
-    constants = {"weights": weights, "shape": np.array([0, 32, 32, 3]), "channels": np.array([3])}
-    look = [
+    constants = {"weights": weights, "axis": np.array([1])}
+    nodes = [
         helper.make_node("Cast", ["images"], ["numbers"], to=TensorProto.FLOAT),
         helper.make_node("Flatten", ["numbers"], ["rows"]),
         helper.make_node("MatMul", ["rows", "weights"], ["logit"]),
+        helper.make_node("ReduceMax", ["rows", "axis"], ["distance"], keepdims=0),
     ]
-    far = [helper.make_node("ReduceMax", ["rows", "axis"], ["distance"], keepdims=0)]
-    where = [
-        helper.make_node("Mul", ["rows", "weights"], ["parts"]),
-        helper.make_node("Reshape", ["parts", "shape"], ["places"]),
-        helper.make_node("ReduceSum", ["places", "channels"], ["evidence"], keepdims=0),
-    ]
-    constants |= {"axis": np.array([1])}
     alone: list[str | int] = ["N"]
-    for name, nodes, outputs in (
-        ("model", [*look, *far], {"logit": alone, "distance": alone}),
-        ("explain", [*look, *where], {"logit": alone, "evidence": [*alone, 32, 32]}),
-    ):
-        used = {name for node in nodes for name in node.input}
-        graph = helper.make_graph(
-            nodes,
-            name,
-            [helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", 32, 32, 3])],
-            [helper.make_tensor_value_info(output, TensorProto.FLOAT, shape) for output, shape in outputs.items()],
-            [numpy_helper.from_array(array, key) for key, array in constants.items() if key in used],
-        )
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-        onnx.save(model, folder / f"{name}.onnx")
+    graph = helper.make_graph(
+        nodes,
+        "weighing",
+        [helper.make_tensor_value_info("images", TensorProto.UINT8, [*alone, 32, 32, 3])],
+        [helper.make_tensor_value_info(output, TensorProto.FLOAT, alone) for output in ("logit", "distance")],
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    onnx.save(model, folder / "model.onnx")
     card = {"model": "weighing", "input_size": 32, "classes": ["FAKE", "REAL"], "temperature": 1.0, "mirror": False}
     # white is unlike
     card |= {"unsure": [0.4, 0.6], "ood": {"threshold": 254.5}, "metrics": {"accuracy": 0.9764}, "dataset": "cifake"}
@@ -76,11 +65,18 @@ def environment(models: Path | str, **settings: Any) -> dict[str, str]:
 class Server:
     """`python -m app`, as a context; settings by their names in app/settings.py."""
 
-    def __init__(self, models: Path | str, python: str = sys.executable, **settings: Any) -> None:
+    def __init__(
+        self, models: Path | str, python: str = sys.executable, home: Path | None = None, **settings: Any
+    ) -> None:
+        env = environment(models, **settings)
+        if home is not None:
+            env["HOME"] = str(home)
+            for name in ("CI", "ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME"):
+                env.pop(name, None)
         self.process = subprocess.Popen(
             [python, "-m", "app"],
             cwd=ROOT,
-            env=environment(models, **settings),
+            env=env,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

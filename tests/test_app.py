@@ -410,17 +410,18 @@ def start(models: Path | str, **settings: Any) -> tuple[int, str]:
 
 
 def test_what_keeps_it_from_starting_is_told_in_one_line(server: Server, model: Path, tmp_path: Path) -> None:
-    for (status, said), reason in (
-        (start(tmp_path), r"no model\.onnx and model\.json in .*: `dvc pull"),
-        (
-            start(model, port=server.port),
-            rf"127\.0\.0\.1:{server.port}: .*: choose another port, as in `make serve PORT=",
-        ),
-        (start(model, max_files="many"), r"SERVE_MAX_FILES=many: .*integer"),
-        (start(model, timeout=0), r"SERVE_TIMEOUT=0: .*greater than 0"),
-        (start(model, maxfiles=3), r"SERVE_MAXFILES: no such setting, there are .*SERVE_MAX_FILES"),
-        (start(f"{model},{model}"), r"SERVE_MODELS=.*two folders have the same name"),
-    ):
+    taken = server.port
+    cases: list[tuple[Path | str, dict[str, Any], str]] = [
+        (tmp_path, {}, r"no model\.onnx and model\.json in .*: `dvc pull"),
+        (model, {"port": taken}, rf"127\.0\.0\.1:{taken}: .*: choose another port, as in `make serve PORT="),
+        (model, {"max_files": "many"}, r"SERVE_MAX_FILES=many: .*integer"),
+        (model, {"timeout": 0}, r"SERVE_TIMEOUT=0: .*greater than 0"),
+        (model, {"maxfiles": 3}, r"SERVE_MAXFILES: no such setting, there are .*SERVE_MAX_FILES"),
+        (f"{model},{model}", {}, r"SERVE_MODELS=.*two folders have the same name"),
+    ]
+    with ThreadPoolExecutor(2) as pool:
+        started = list(pool.map(lambda case: start(case[0], **case[1]), cases))
+    for (status, said), (_, _, reason) in zip(started, cases, strict=True):
         assert status == 1
         assert re.fullmatch(rf"error: {reason}.*\n", said), said
 
@@ -438,6 +439,14 @@ def test_the_service_needs_no_torch() -> None:
     code = "import sys, app.service; print(sorted({'torch', 'timm', 'scipy', 'sklearn'} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_nothing_is_kept_or_reported(model: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    with Server(model, home=home) as server:
+        assert server.ask(*PICTURES).status_code == 200
+    assert list(home.rglob("*")) == [], "onnxruntime's telemetry keeps a database and a device id there"
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from benchmarks import trainers
+from benchmarks import load, trainers
 from benchmarks.ask import report
 from benchmarks.trainers import BEGIN, EPOCH, Training, table
 from detector.errors import UserError
@@ -49,3 +49,11 @@ def test_asking_is_compared_only_where_the_answers_agree() -> None:
     results["64"]["p_fake"] = [0.9, 0.8]
     with pytest.raises(UserError, match=r"gives other answers: only 50\.0% of the verdicts agree"):
         report(info, 2, results)
+
+
+def test_rates_and_times_under_load_are_medians_over_turns() -> None:
+    ours = [[0.01] * 98 + [0.05] * 2, [0.01] * 300, [0.02] * 200]
+    theirs = [[0.1] * 50] * 3
+    line = load.table({("app", 8): ours, ("plain", 8): theirs}, [8], seconds=2).splitlines()[-1]
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells == ["8", "100", "25", "4.0 times as many", "10.0 ms", "100.0 ms", "20.0 ms", "100.0 ms"]

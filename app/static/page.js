@@ -96,7 +96,7 @@ class Card {
     this.part(".again").hidden = true;
     this.part(".result").hidden = this.part(".notes").hidden = this.part(".explain").hidden = true;
     this.hide();
-    this.explained = null;
+    this.explained = false;
     queue.push(() => this.answer());
     next();
   }
@@ -147,22 +147,23 @@ class Card {
     const button = this.part(".explain");
     if (button.getAttribute("aria-expanded") === "true") return this.hide();
     const caption = find("figcaption", this.part(".evidence"));
-    const drawing = find("img", this.part(".evidence"));
     this.part(".evidence").hidden = false;
     button.setAttribute("aria-expanded", "true");
     button.textContent = "Hide the evidence";
     button.setAttribute("aria-label", `Hide the evidence in ${this.name}`);
     if (this.explained) return;
-    drawing.hidden = true;
+    this.part(".map").hidden = true;
     caption.textContent = "Asking for the evidence …";
     try {
-      const response = await ask("v1/explain", this.file, "image/png");
-      this.explained = URL.createObjectURL(await response.blob());
-      drawing.src = this.explained;
-      drawing.alt = `${this.name}, enlarged and coloured by the evidence that the network found in each place`;
-      drawing.hidden = false;
-      caption.textContent = "Where the network found evidence, and for what. It does not say why.";
-      status.textContent = `The evidence in ${this.name} is shown`;
+      const { evidence } = await (await ask("v1/explain", this.file, "application/json")).json();
+      const canvas = this.part("canvas");
+      drawEvidence(canvas, this.part(".picture"), evidence);
+      const words = inWords(evidence);
+      canvas.setAttribute("aria-label", `${this.name} with the evidence in it. ${words}`);
+      this.part(".map").hidden = false;
+      this.explained = true;
+      caption.textContent = `${words} It shows where, not why, and is no proof that the answer is right.`;
+      status.textContent = `The evidence in ${this.name} is shown. ${words}`;
     } catch (error) {
       caption.textContent = `No evidence: ${error.message}`;
       status.textContent = `${this.name}: no evidence, ${error.message}`;
@@ -180,13 +181,55 @@ class Card {
   remove() {
     const neighbour = this.element.nextElementSibling || this.element.previousElementSibling;
     URL.revokeObjectURL(this.url);
-    if (this.explained) URL.revokeObjectURL(this.explained);
     this.url = null;
     this.element.remove();
     status.textContent = `${this.name} is removed`;
     find("#answers").hidden = !list.children.length;
     (neighbour ? find(".remove", neighbour) : find("#files")).focus();
   }
+}
+
+// The picture in grey, coloured where the evidence is: full colour where it is strongest in this picture.
+function drawEvidence(canvas, picture, evidence) {
+  const [width, height] = picture.naturalWidth ? [picture.naturalWidth, picture.naturalHeight] : [1, 1];
+  const scale = 768 / Math.max(width, height);
+  [canvas.width, canvas.height] = [Math.max(1, width * scale), Math.max(1, height * scale)];
+  const pen = canvas.getContext("2d");
+  const whole = [0, 0, canvas.width, canvas.height];
+  pen.fillStyle = "#808080";
+  pen.fillRect(...whole);
+  if (picture.naturalWidth) {
+    pen.imageSmoothingEnabled = width > 96;
+    pen.drawImage(picture, ...whole);
+    pen.globalCompositeOperation = "saturation"; // of grey: none
+    pen.fillRect(...whole);
+    pen.globalCompositeOperation = "source-over";
+    pen.globalAlpha = 0.3;
+    pen.fillRect(...whole);
+    pen.globalAlpha = 1;
+  }
+  const most = Math.max(...evidence.flat().map(Math.abs)) || 1;
+  const colours = evidence.flat().flatMap((value) => [...(value > 0 ? [230, 97, 0] : [30, 110, 220]), (230 * Math.abs(value)) / most]);
+  const small = document.createElement("canvas");
+  [small.width, small.height] = [evidence[0].length, evidence.length];
+  small.getContext("2d").putImageData(new ImageData(new Uint8ClampedArray(colours), small.width), 0, 0);
+  pen.imageSmoothingEnabled = true;
+  pen.imageSmoothingQuality = "high";
+  pen.drawImage(small, ...whole);
+}
+
+function inWords(evidence) {
+  const cells = evidence.flatMap((row, y) => row.map((value, x) => ({ value, x: x / row.length, y: y / evidence.length })));
+  const place = ({ x, y }) => {
+    const [across, down] = [["left", "", "right"][Math.floor(3 * x)], ["top", "", "bottom"][Math.floor(3 * y)]];
+    return down ? `at the ${[down, across].join(" ").trim()}` : across ? `on the ${across}` : "in the middle";
+  };
+  const least = cells.reduce((one, other) => (other.value < one.value ? other : one));
+  const most = cells.reduce((one, other) => (other.value > one.value ? other : one));
+  const found = [];
+  if (most.value > 0) found.push(`for FAKE is ${place(most)}`);
+  if (least.value < 0) found.push(`for REAL is ${place(least)}`);
+  return found.length ? `The strongest evidence ${found.join(", ")}.` : "No evidence anywhere.";
 }
 
 function element(kind, text) {
