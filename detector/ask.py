@@ -168,7 +168,7 @@ class Detector:
         """Answer for one picture, and show where the evidence lies. Raises UserError where it cannot be read."""
         looked = self.look(picture)
         (answer,) = self.answer([looked])
-        evidence = find_evidence(lambda images: score(self.session, images)[0], looked.pixels)
+        (evidence,) = find_evidence(lambda images: score(self.session, images)[0], looked.pixels[None])
         drawing = draw(looked.pixels, evidence, f"{answer.verdict}, P(FAKE) {percent(answer.p_fake)}")
         return Explanation(answer, evidence, drawing)
 

@@ -20,14 +20,16 @@ FAKE_COLOUR, REAL_COLOUR = np.array([230, 97, 0]), np.array([30, 110, 220])  # t
 INK, PAPER, MUTED = "#1b1b1b", "#ffffff", "#595959"
 
 
-def find_evidence(score: Callable[[np.ndarray], np.ndarray], pixels: np.ndarray) -> np.ndarray:
-    """What each cell of a picture weighs in its answer: float32 (GRID, GRID), positive for FAKE, negative for REAL: by
-    how much the logit falls, on average, where a square with this cell in it is hidden.
+def find_evidence(score: Callable[[np.ndarray], np.ndarray], images: np.ndarray) -> np.ndarray:
+    """What each cell of an image weighs in its answer: float32 (N, GRID, GRID), positive for FAKE, negative for REAL:
+    by how much the logit falls, on average, where a square with this cell in it is hidden.
 
-    score: uint8 (N, S, S, 3) -> logits of FAKE (N). pixels: uint8 (S, S, 3), S at least GRID.
+    score: uint8 (M, S, S, 3) -> logits of FAKE (M); it is called once, with 50 copies of each image. images: uint8
+    (N, S, S, 3), S at least GRID.
     """
-    logits = score(np.concatenate([pixels[None], hide(pixels, SQUARES)]))
-    falls = (logits[0] - logits[1:]).astype(np.float64)
+    copies = np.concatenate([part for image in images for part in (image[None], hide(image, SQUARES))])
+    logits = score(copies).astype(np.float64).reshape(len(images), -1)
+    falls = logits[:, :1] - logits[:, 1:]
     return (np.tensordot(falls, SQUARES, 1) / SQUARES.sum(0)).astype(np.float32)
 
 

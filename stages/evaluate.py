@@ -84,8 +84,10 @@ def main() -> None:
         return predict_logits(network, images, info, options["batch_size"])
 
     chosen = np.linspace(0, len(test) - 1, min(EXPLAINED, len(test))).astype(int)
-    bar = tqdm(test.images[chosen], desc="explanations", unit=" images", disable=None)
-    evidence = np.stack([find_evidence(scored, image) for image in bar])
+    bar = tqdm(
+        np.array_split(chosen, 20), desc="explanations", unit_scale=len(chosen) // 20, unit=" images", disable=None
+    )
+    evidence = np.concatenate([find_evidence(scored, test.images[part]) for part in bar])
     said_fake = scores["p_fake"] >= info["threshold"]
     metrics |= deletion(scored, test.images[chosen], evidence, said_fake[chosen], info["temperature"])
 
