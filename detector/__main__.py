@@ -14,21 +14,25 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from detector import LIMIT
-from detector.errors import UserError, run
+from detector.errors import UserError, replacing, run
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from detector.ask import Detector
 
 EXAMPLES = f"""examples:
   dvc pull -r released models/resnet18          the released model, once
   python -m detector photo.jpg
   python -m detector photo.jpg --model models/exported
+  python -m detector photo.jpg --explain evidence.png
   python -m detector holiday/ *.png --csv > answers.csv
   curl -s https://example.org/photo.jpg | python -m detector - --json
 
 Exit status 1 when one of the pictures could not be read.
 {LIMIT}
 """
+MOST = 20  # pictures of which drawings fit on a sheet that still opens
 MANY = 100  # pictures, from which on there is a progress bar
 COLUMNS = ["file", "verdict", "p_fake", "unlike", "notes", "error"]
 WIDEST = 60  # characters of a file's name in the table; longer ones push the rest of their row
@@ -48,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="a list with an object a picture")
     form.add_argument("--csv", action="store_true", help="file, verdict, p_fake, unlike, notes, error")
+    parser.add_argument("--explain", metavar="PNG", help=f"draw where the evidence lies, in {MOST} pictures at most")
     options = parser.parse_args(arguments)
 
     from detector.ask import Detector  # --help does without
@@ -55,7 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     detector = Detector.load(options.model)
     print(f"{options.model}: {detector.title}", file=sys.stderr)
     files, problems = find(options.pictures)
-    rows = chain((failed(*problem) for problem in problems), answered(detector, files))
+    if options.explain and len(files) > MOST:
+        raise UserError(f"{len(files)} pictures: --explain draws {MOST} at most")
+    drawings: list[Image.Image] = []
+    answers = explained(detector, files, drawings) if options.explain else answered(detector, files)
+    rows = chain((failed(*problem) for problem in problems), answers)
     write = as_json if options.json else as_csv if options.csv else as_table(files)
     unread = 0
 
@@ -76,6 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    if drawings:
+        write_drawings(Path(options.explain), drawings)
     if not options.json and not options.csv:
         print(LIMIT, file=sys.stderr)
     if unread:
@@ -118,12 +129,37 @@ def answered(detector: "Detector", files: Sequence[str]) -> Iterator[Row]:
             yield {"file": file, **vars(answer), "error": None}
 
 
+def explained(detector: "Detector", files: Sequence[str], drawings: "list[Image.Image]") -> Iterator[Row]:
+    """As `answered`, and puts a drawing of each answer into `drawings`."""
+    for file in files:
+        try:
+            explanation = detector.explain(sys.stdin.buffer if file == "-" else file)
+        except UserError as error:
+            yield failed(file, str(error))
+        else:
+            drawings.append(explanation.drawing)
+            yield {"file": file, **vars(explanation.answer), "error": None}
+
+
+def write_drawings(path: Path, drawings: "Sequence[Image.Image]") -> None:
+    """One below the other, in the order of the answers."""
+    from PIL import Image
+
+    sheet = Image.new("RGB", (drawings[0].width, sum(drawing.height for drawing in drawings)))
+    for number, drawing in enumerate(drawings):
+        sheet.paste(drawing, (0, number * drawing.height))
+    with replacing(path) as new:
+        sheet.save(new, "PNG")
+
+
 def failed(file: str, reason: str) -> Row:
     return {"file": file, "verdict": None, "p_fake": None, "unlike": None, "notes": [], "error": one_line(reason)}
 
 
 def as_table(files: Sequence[str]) -> Callable[[Iterable[Row]], Iterator[str]]:
     """A writer of the rows that have an answer; the others are on stderr."""
+    from detector.ask import percent
+
     width = min(WIDEST, max([len(one_line(file)) for file in files], default=0))
 
     def lines(rows: Iterable[Row]) -> Iterator[str]:
@@ -156,10 +192,6 @@ def as_json(rows: Iterable[Row]) -> Iterator[str]:
         yield before + json.dumps(row)
         before = ","
     yield "]" if before == "," else "[]"
-
-
-def percent(p: float) -> str:
-    return "> 99.99%" if p > 0.9999 else "< 0.01%" if p < 0.0001 else f"{p:.2%}"
 
 
 def one_line(text: str) -> str:

@@ -26,6 +26,7 @@ from PIL import Image
 from detector.data import CLASSES
 from detector.device import cores
 from detector.errors import UserError
+from detector.explain import draw, find_evidence
 from detector.pictures import Source, load
 
 BATCH = 64  # pictures scored at a time
@@ -59,6 +60,19 @@ class Answer:
     verdict: str
     notes: list[str]
     unlike: bool
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """An answer, and where in the picture it comes from.
+
+    evidence: float32 (8, 8), over the whole picture: by how much the logit falls where this part is hidden, positive$
+    for FAKE, negative for REAL. drawing: it is laid over the enlarged picture, with a legend.
+    """
+
+    answer: Answer
+    evidence: np.ndarray
+    drawing: Image.Image
 
 
 class Detector:
@@ -150,6 +164,14 @@ class Detector:
             self._answer(*one) for one in zip(p_fake.tolist(), times.tolist(), [p.notes for p in pictures], strict=True)
         ]
 
+    def explain(self, picture: Source) -> Explanation:
+        """Answer for one picture, and show where the evidence lies. Raises UserError where it cannot be read."""
+        looked = self.look(picture)
+        (answer,) = self.answer([looked])
+        (evidence,) = find_evidence(lambda images: score(self.session, images)[0], looked.pixels[None])
+        drawing = draw(looked.pixels, evidence, f"{answer.verdict}, P(FAKE) {percent(answer.p_fake)}")
+        return Explanation(answer, evidence, drawing)
+
     def _look(self, picture: Source) -> Looked | UserError:
         try:
             return self.look(picture)
@@ -164,6 +186,10 @@ class Detector:
             far = f"{times:.0f}" if times >= 10 else f"{times:.2g}"
             notes = [*notes, f"unlike the training images, {far} times as far from them as 99 of 100 are: {meaning}"]
         return Answer(p_fake, verdict, notes, times > 1)
+
+
+def percent(p: float) -> str:
+    return "> 99.99%" if p > 0.9999 else "< 0.01%" if p < 0.0001 else f"{p:.2%}"
 
 
 def open_session(path: Path, threads: int | None = None) -> onnxruntime.InferenceSession:

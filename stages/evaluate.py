@@ -10,7 +10,7 @@ threshold, temperature and the UNSURE band were chosen on validation and are rea
 
 import csv
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -20,25 +20,28 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from PIL import Image, ImageDraw, ImageFont
 from sklearn.metrics import precision_recall_curve, roc_curve
 from tqdm import tqdm
 
 from detector.data import CLASSES, FAKE, OBJECT_CLASSES, Split, load_split
 from detector.device import claim
 from detector.errors import UserError, replacing, run
+from detector.explain import GRID, find_evidence, hide
 from detector.metrics import calibration_bins, classification_metrics, probability
 from detector.model import load, predict_logits
+from stages import keep_freed_memory
 from stages.corrupt import KINDS, LIMITS, corrupt
 from stages.params import load_params
+from stages.sheets import draw_explained, draw_mistakes
 
 SUMMARIES = {"corrupted_accuracy": ("noise", "blur", "jpeg"), "rescaled_accuracy": ("rescale",)}
 CURVE_POINTS = 300  # more than a screen shows, and a file that is small enough for git
 CALIBRATION_BINS = 15
-COLUMNS, TILE, ENLARGED = 8, 128, 96  # of the contact sheet: tiles in a row, pixels
+EXPLAINED = 500  # test images, evenly spaced; each takes 50 answers
 
 
 def main() -> None:
+    keep_freed_memory()
     claim()
     options = load_params()["evaluate"]
     if not isinstance(options["batch_size"], int) or options["batch_size"] < 1:
@@ -77,6 +80,17 @@ def main() -> None:
         if values:
             metrics[name] = round(fmean(values), 6)
 
+    def scored(images: np.ndarray) -> np.ndarray:
+        return predict_logits(network, images, info, options["batch_size"])
+
+    chosen = np.linspace(0, len(test) - 1, min(EXPLAINED, len(test))).astype(int)
+    bar = tqdm(
+        np.array_split(chosen, 20), desc="explanations", unit_scale=len(chosen) // 20, unit=" images", disable=None
+    )
+    evidence = np.concatenate([find_evidence(scored, test.images[part]) for part in bar])
+    said_fake = scores["p_fake"] >= info["threshold"]
+    metrics |= deletion(scored, test.images[chosen], evidence, said_fake[chosen], info["temperature"])
+
     # all or nothing: numbers of one model beside the plots of another would mislead
     with (
         replacing("metrics/test_scores.parquet") as scores_file,
@@ -88,7 +102,9 @@ def main() -> None:
         metrics_file.write_text(json.dumps(metrics, indent=2) + "\n")
         robustness_file.write_text(json.dumps(robustness, indent=2) + "\n")
         plots.mkdir()
-        draw(plots, scores, test.images, info["threshold"], options["mistakes"])
+        draw(plots, scores, info["threshold"])
+        draw_mistakes(plots / "mistakes.png", scores, test.images, said_fake, options["mistakes"])
+        draw_explained(plots / "explained.png", scores, test.images, said_fake, chosen, evidence)
     print(", ".join(f"{name} {value:.4f}" for name, value in metrics.items() if isinstance(value, float)))
 
 
@@ -148,7 +164,36 @@ def condition(
     return {"corruption": kind, "level": level, "strength": strength, **kept}
 
 
-def draw(folder: Path, scores: dict[str, np.ndarray], images: np.ndarray, threshold: float, mistakes: int) -> None:
+def deletion(
+    score: Callable[[np.ndarray], np.ndarray],
+    images: np.ndarray,
+    evidence: np.ndarray,
+    said_fake: np.ndarray,
+    temperature: float,
+) -> dict[str, float]:
+    """By how much the probability of the answer falls, on average, where the quarter of the cells that the explanations
+    mark as most important is hidden, and where a random quarter is (the deletion test; Petsiuk et al. 2018, "RISE")."""
+    side = np.where(said_fake, 1, -1)
+    quarter = GRID * GRID // 4
+
+    def answer(of: np.ndarray) -> np.ndarray:
+        return probability(score(of) * side, temperature)
+
+    def fall(weights: np.ndarray) -> float:
+        """weights: (N, cells); those of the quarter with the largest are hidden."""
+        cells = np.zeros(weights.shape, bool)
+        np.put_along_axis(cells, np.argsort(-weights, axis=1, kind="stable")[:, :quarter], True, axis=1)
+        hidden = np.concatenate(
+            [hide(image, one) for image, one in zip(images, cells.reshape(-1, 1, GRID, GRID), strict=True)]
+        )
+        return round(float((answer(images) - answer(hidden)).mean()), 6)
+
+    important = evidence.reshape(len(images), -1) * side[:, None]
+    random = np.random.default_rng(0).random(important.shape)
+    return {"deletion_important": fall(important), "deletion_random": fall(random)}
+
+
+def draw(folder: Path, scores: dict[str, np.ndarray], threshold: float) -> None:
     """Write what the `plots` of dvc.yaml show."""
     is_fake, p_fake = scores["label"] == FAKE, scores["p_fake"]
     said_fake = p_fake >= threshold
@@ -189,8 +234,6 @@ def draw(folder: Path, scores: dict[str, np.ndarray], images: np.ndarray, thresh
     listed = zip(wrong, np.array(CLASSES)[scores["label"][wrong]], p_fake[wrong], strict=True)
     write_csv(folder / "mistakes.csv", ("index", "actual", "p_fake"), listed)
 
-    draw_mistakes(folder / "mistakes.png", scores, images, said_fake, mistakes)
-
 
 def thin(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Indices of at most CURVE_POINTS points of a curve, evenly spaced along the drawn line: steep
@@ -207,52 +250,6 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
         writer.writerow(header)
         for row in rows:
             writer.writerow(f"{cell:.6g}" if isinstance(cell, float) else cell for cell in row)
-
-
-def draw_mistakes(
-    path: Path,
-    scores: dict[str, np.ndarray],
-    images: np.ndarray,
-    said_fake: np.ndarray,
-    number: int,
-) -> None:
-    """A contact sheet of the `number` most confident mistakes, half of each kind."""
-    is_fake, p_fake, logit = scores["label"] == FAKE, scores["p_fake"], scores["logit"]
-    caught_wrongly = np.flatnonzero(said_fake & ~is_fake)
-    missed = np.flatnonzero(~said_fake & is_fake)
-    blocks = [  # by logit: it still differs where the probability is rounded to 1
-        ("REAL, taken for FAKE", caught_wrongly[np.argsort(-logit[caught_wrongly], kind="stable")]),
-        ("FAKE, taken for REAL", missed[np.argsort(logit[missed], kind="stable")]),
-    ]
-    heading, caption = 34, 42
-    shown = [order[: number // 2] for _, order in blocks]
-    rows = [-(-len(order) // COLUMNS) for order in shown]
-    height = sum(heading + max(1, row) * (ENLARGED + caption) for row in rows)
-    sheet = Image.new("RGB", (COLUMNS * TILE, height), "white")
-    pen = ImageDraw.Draw(sheet)
-    large, small = ImageFont.load_default(18), ImageFont.load_default(13)
-    top = 0
-    for (title, order), chosen, row in zip(blocks, shown, rows, strict=True):
-        of_kind = int((is_fake if title.startswith("FAKE") else ~is_fake).sum())
-        text = f"{title}: {len(order):,} of {of_kind:,} images"
-        if len(chosen) < len(order):
-            text += f", the {len(chosen)} most confident"
-        pen.text((8, top + 8), text, "black", large)
-        top += heading
-        for place, index in enumerate(chosen):
-            left, y = place % COLUMNS * TILE, top + place // COLUMNS * (ENLARGED + caption)
-            tile = Image.fromarray(images[index]).resize((ENLARGED, ENLARGED), Image.Resampling.NEAREST)
-            sheet.paste(tile, (left + (TILE - ENLARGED) // 2, y))
-            number_of_class = int(scores["object_class"][index])
-            kind = f" {OBJECT_CLASSES[number_of_class]}" if number_of_class >= 0 else ""
-            middle = left + TILE // 2
-            actual = CLASSES[int(scores["label"][index])]
-            pen.text((middle, y + ENLARGED + 2), f"{actual}{kind}", "black", small, "ma")
-            p = p_fake[index]
-            percent = "> 99.99%" if p > 0.9999 else "< 0.01%" if p < 0.0001 else f"{p:.2%}"
-            pen.text((middle, y + ENLARGED + 18), f"P(FAKE) {percent}", "black", small, "ma")
-        top += max(1, row) * (ENLARGED + caption)
-    sheet.save(path, format="png", optimize=True)
 
 
 if __name__ == "__main__":

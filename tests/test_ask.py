@@ -437,6 +437,25 @@ def test_what_cannot_be_read_does_not_stop_the_rest(
     assert (status, len(json.loads(out))) == (1, 1)
 
 
+def test_explanations_are_drawn_below_each_other(
+    album: Path, folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    drawn = tmp_path / "evidence.png"
+    _, out, _ = ask(capsys, folder, str(album), "--json", "--explain", str(drawn))
+    answered = [row for row in json.loads(out) if row["error"] is None]
+    with Image.open(drawn) as sheet:
+        assert sheet.size[1] == len(answered) * (sheet.size[1] // len(answered)) > 300 * len(answered)
+        assert np.asarray(sheet).std() > 30
+    _, plain, _ = ask(capsys, folder, str(album), "--json")
+    told = {row["file"]: row["p_fake"] for row in json.loads(plain)}
+    assert {row["file"]: row["p_fake"] for row in answered} == pytest.approx(told, abs=1e-6)
+
+    before = drawn.read_bytes()
+    with pytest.raises(UserError, match="21 pictures: --explain draws 20 at most"):
+        ask(capsys, folder, *[answered[0]["file"]] * 21, "--explain", str(drawn))
+    assert drawn.read_bytes() == before
+
+
 def test_standard_input_is_one_picture(
     jpegs: list[bytes], folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

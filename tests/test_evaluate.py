@@ -115,6 +115,8 @@ def test_metrics_are_those_of_the_scores(evaluated: Path) -> None:
     result = json.loads((evaluated / "metrics/test.json").read_text())
     for name in ("ece", "tpr_at_1_fpr"):  # tests/test_metrics.py
         assert 0 < result.pop(name) < 1
+    for name in ("deletion_important", "deletion_random"):  # tests/test_explain.py
+        assert -1 < result.pop(name) < 1
     robust = rows_of_robustness(evaluated)
     fifteen = [row["accuracy"] for row in robust if row["corruption"] in ("noise", "blur", "jpeg")]
     assert len(fifteen) == 15

@@ -1,0 +1,102 @@
+"""Where in a picture a detector finds its evidence, and a drawing of it that people can look at.
+
+Asked, not derived: one part of the picture after the other is hidden, and how far the logit of FAKE falls is what the
+part weighed (occlusion; Zeiler and Fergus 2014, "Visualizing and Understanding Convolutional Networks"). It needs
+nothing but answers, so it is the same for every network, and without torch. Grad-CAM, tried beside it, marks parts that
+matter less: docs/research.md.
+"""
+
+from collections.abc import Callable
+from itertools import product
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
+
+GRID, WINDOW = 8, 2  # cells in a row and in a column; of the square that is hidden at a time
+BLUR = 3  # sigma in pixels: nothing is left of the fine grain by which images are told apart, colours stay
+
+SIDE, GAP, HEAD, FOOT = 336, 16, 76, 74  # pixels: of each picture, between, above and below
+FAKE_COLOUR, REAL_COLOUR = np.array([230, 97, 0]), np.array([30, 110, 220])  # told apart by colour-blind people too
+INK, PAPER, MUTED = "#1b1b1b", "#ffffff", "#595959"
+
+
+def find_evidence(score: Callable[[np.ndarray], np.ndarray], images: np.ndarray) -> np.ndarray:
+    """What each cell of an image weighs in its answer: float32 (N, GRID, GRID), positive for FAKE, negative for REAL:
+    by how much the logit falls, on average, where a square with this cell in it is hidden.
+
+    score: uint8 (M, S, S, 3) -> logits of FAKE (M); it is called once, with 50 copies of each image. images: uint8
+    (N, S, S, 3), S at least GRID.
+    """
+    copies = np.concatenate([part for image in images for part in (image[None], hide(image, SQUARES))])
+    logits = score(copies).astype(np.float64).reshape(len(images), -1)
+    falls = logits[:, :1] - logits[:, 1:]
+    return (np.tensordot(falls, SQUARES, 1) / SQUARES.sum(0)).astype(np.float32)
+
+
+def squares() -> np.ndarray:
+    """bool (N, GRID, GRID): every square of WINDOW x WINDOW cells."""
+    places = range(GRID - WINDOW + 1)
+    all_of_them = np.zeros((len(places) ** 2, GRID, GRID), bool)
+    for number, (row, column) in enumerate(product(places, places)):
+        all_of_them[number, row : row + WINDOW, column : column + WINDOW] = True
+    return all_of_them
+
+
+SQUARES = squares()
+
+
+def hide(pixels: np.ndarray, cells: np.ndarray) -> np.ndarray:
+    """Copies of a picture, uint8 (N, S, S, 3), each with some cells, bool (N, GRID, GRID), blurred. A flat patch would
+    be evidence in itself: photographs have none."""
+    blurred = np.asarray(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(BLUR)))
+    rows, columns = (np.arange(length) * GRID // length for length in pixels.shape[:2])
+    return np.where(cells[:, rows][:, :, columns, None], blurred, pixels)
+
+
+def draw(pixels: np.ndarray, evidence: np.ndarray, heading: str) -> Image.Image:
+    """Under a heading the picture enlarged, beside it the same in grey with the evidence over it, and a legend.
+
+    pixels: uint8 (S, S, 3), what the detector looked at. evidence: float32 (h, w), positive for FAKE, negative for
+    REAL.
+    The strongest evidence of this picture has the full colour: colours of two pictures are not on one scale.
+    """
+    sheet = Image.new("RGB", (2 * SIDE + 3 * GAP, HEAD + SIDE + FOOT), PAPER)
+    pen = ImageDraw.Draw(sheet)
+    large, small = ImageFont.load_default(26), ImageFont.load_default(15)
+    pen.text((GAP, 12), heading, INK, large)
+    pen.text((GAP, 50), f"as the detector saw it, {pixels.shape[1]}x{pixels.shape[0]}", MUTED, small)
+    pen.text((SIDE + 2 * GAP, 50), "where it found its evidence", MUTED, small)
+    sheet.paste(enlarge(pixels), (GAP, HEAD))
+    sheet.paste(overlay(pixels, evidence), (SIDE + 2 * GAP, HEAD))
+
+    top = HEAD + SIDE + 14
+    ramp = colours(np.linspace(-1, 1, SIDE, dtype=np.float32)[None].repeat(14, 0))
+    sheet.paste(Image.fromarray(over(np.full((14, SIDE, 3), 200.0), *ramp)), (SIDE + 2 * GAP, top))
+    pen.text((SIDE + 2 * GAP, top + 20), "for REAL", INK, small)
+    pen.text((SIDE + 2 * GAP + SIDE // 2, top + 20), "none", INK, small, "ma")
+    pen.text((SIDE + 2 * GAP + SIDE, top + 20), "for FAKE", INK, small, "ra")
+    pen.text((GAP, top), "It shows where, not why, and is", MUTED, small)
+    pen.text((GAP, top + 20), "no proof that the answer is right.", MUTED, small)
+    return sheet
+
+
+def enlarge(pixels: np.ndarray, side: int = SIDE) -> Image.Image:
+    return Image.fromarray(pixels).resize((side, side), Image.Resampling.NEAREST)
+
+
+def overlay(pixels: np.ndarray, evidence: np.ndarray, side: int = SIDE) -> Image.Image:
+    """The enlarged picture in grey, coloured where the evidence is."""
+    scaled = evidence.astype(np.float32) / (float(np.abs(evidence).max()) or 1)
+    smooth = Image.fromarray(scaled).resize((side, side), Image.Resampling.BICUBIC)
+    grey = np.asarray(enlarge(pixels, side).convert("L").convert("RGB"), np.float64)
+    return Image.fromarray(over(80 + grey * 0.6, *colours(np.asarray(smooth))))
+
+
+def colours(evidence: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Evidence (H, W), -1 to 1 -> its colour (H, W, 3) and how much it covers (H, W, 1)."""
+    colour = np.where(evidence[..., None] > 0, FAKE_COLOUR, REAL_COLOUR)
+    return colour, 0.9 * np.abs(evidence[..., None]).clip(0, 1)
+
+
+def over(background: np.ndarray, colour: np.ndarray, share: np.ndarray) -> np.ndarray:
+    return (background * (1 - share) + colour * share).round().clip(0, 255).astype(np.uint8)

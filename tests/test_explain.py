@@ -1,0 +1,79 @@
+"""Explanations: they point to what a detector looked at, and a person can read them."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from detector.explain import FAKE_COLOUR, GAP, GRID, HEAD, REAL_COLOUR, SIDE, SQUARES, draw, find_evidence, hide
+from stages.evaluate import deletion
+
+RANDOM = np.random.default_rng(0)
+IMAGES = RANDOM.integers(0, 256, (6, 32, 32, 3), np.uint8)
+
+
+def grain(images: np.ndarray) -> np.ndarray:
+    """A detector that knows generated images by fine grain in the upper left quarter, photographs by grain in the lower
+    right one: logits (N)."""
+
+    def of(part: np.ndarray) -> np.ndarray:
+        return part.astype(np.float64).std((1, 2, 3)) / 32
+
+    return of(images[:, :16, :16]) - 1.2 * of(images[:, 16:, 16:])
+
+
+def test_the_evidence_lies_where_the_detector_looks_and_says_for_what() -> None:
+    evidence = find_evidence(grain, IMAGES)
+    assert evidence.shape == (len(IMAGES), GRID, GRID)
+    assert evidence.dtype == np.float32
+    half = GRID // 2
+    assert (evidence[:, : half - 1, : half - 1] > 0).all()
+    assert (evidence[:, half + 1 :, half + 1 :] < 0).all()
+    assert np.allclose(evidence[:, half + 1 :, : half - 1], 0)
+
+
+def test_an_image_of_another_size_is_divided_too() -> None:
+    assert find_evidence(grain, RANDOM.integers(0, 256, (1, 40, 40, 3), np.uint8)).shape == (1, GRID, GRID)
+
+
+def test_what_is_hidden_is_blurred_and_the_rest_stays() -> None:
+    cells = np.zeros((1, GRID, GRID), bool)
+    cells[0, 2, 5] = True
+    (hidden,) = hide(IMAGES[0], cells)
+    changed = (hidden != IMAGES[0]).any(2)
+    assert changed[8:12, 20:24].all()
+    assert changed.sum() == 16
+    assert hidden[8:12, 20:24].std() < IMAGES[0].std() / 3
+
+
+def test_every_cell_is_hidden_with_its_neighbours() -> None:
+    assert SQUARES.sum((1, 2)).tolist() == [4] * 49
+    assert SQUARES.any(0).all()
+
+
+def test_hiding_what_matters_costs_more_than_hiding_anything() -> None:
+    said_fake = grain(IMAGES) > 0
+    falls = deletion(grain, IMAGES, find_evidence(grain, IMAGES), said_fake, temperature=0.1)
+    assert falls["deletion_important"] > 2 * falls["deletion_random"] > 0
+
+
+@pytest.mark.parametrize(("sign", "colour"), [(1, FAKE_COLOUR), (-1, REAL_COLOUR)])
+def test_the_drawing_marks_the_place_in_the_colour_of_its_side(sign: int, colour: np.ndarray) -> None:
+    evidence = np.zeros((GRID, GRID), np.float32)
+    evidence[1, 6] = sign * 0.3
+    drawing = draw(np.full((32, 32, 3), 128, np.uint8), evidence, "FAKE, P(FAKE) 97.12%")
+    pixels = np.asarray(drawing).astype(int)
+    left, cell = SIDE + 2 * GAP, SIDE // GRID
+
+    def at(row: int, column: int) -> np.ndarray:
+        return pixels[HEAD + row * cell + cell // 2, left + column * cell + cell // 2]
+
+    assert np.abs(at(1, 6) - colour).max() < 40
+    assert np.ptp(at(6, 1)) == 0  # grey: no evidence
+    assert (pixels[HEAD + 10, GAP + 10] == 128).all()  # beside it the picture as it was
+
+
+def test_no_evidence_at_all_is_drawn_as_none() -> None:
+    drawing = draw(IMAGES[0], np.zeros((GRID, GRID), np.float32), "UNSURE")
+    assert isinstance(drawing, Image.Image)
+    place = np.asarray(drawing)[HEAD : HEAD + SIDE, SIDE + 2 * GAP : 2 * SIDE + 2 * GAP].astype(int)
+    assert np.ptp(place, axis=2).max() == 0
