@@ -31,7 +31,7 @@ from app.settings import Settings
 from app.uploads import File, Upload
 from app.watching import Metrics, Watched
 from detector import LIMIT
-from detector.ask import Answer, Detector, Looked
+from detector.ask import Answer, Detector, Explanation, Looked
 from detector.errors import UserError
 from detector.pictures import FORMATS
 
@@ -159,12 +159,12 @@ class Service:
                 for task in tasks:  # of a request that is refused or too late
                     task.cancel()
 
-    async def explain(self, request: Request, model: Model) -> tuple[str, Any]:
-        """File name and detector.ask.Explanation."""
+    async def explain(self, request: Request, model: Model) -> tuple[str, Explanation]:
+        """File name and explanation."""
         async with self.turn(request, 1) as upload:
             (file,) = [file async for file in upload.files()]
 
-            def explanation() -> Any:
+            def explanation() -> Explanation:
                 self.check_pixels(file.data)
                 return model.detector.explain(file.data)
 
