@@ -3,7 +3,7 @@
 PYTHON ?= python3
 INSTALL ?= .venv/bin/python -m pip install --disable-pip-version-check
 # A network that learns something from the small sample in a minute.
-DEMO ?= -S dataset=sample -S model=small_resnet
+DEMO ?= -S dataset=sample -S model=small_resnet -S evaluate.explained=100
 # The columns that matter, and every parameter in which experiments differ.
 COMPARE = .venv/bin/dvc exp show --md --only-changed --sort-by accuracy --sort-order desc \
 	--keep '(params.yaml:)?(Experiment|model|dataset|seed|accuracy|auroc|fake_recall|real_recall|ece|seconds)$$' \

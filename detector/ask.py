@@ -183,8 +183,9 @@ class Detector:
         verdict = "REAL" if p_fake < low else "FAKE" if p_fake > high else "UNSURE"
         if times > 1:
             meaning = next(meaning for limit, meaning in UNLIKE if times <= limit)
-            far = f"{times:.0f}" if times >= 10 else f"{times:.2g}"
-            notes = [*notes, f"unlike the training images, {far} times as far from them as 99 of 100 are: {meaning}"]
+            far = f"{times:.0f} times as far" if times >= 10 else f"{times:.2g} times as far"
+            distance = f"{far} from them as" if times >= 1.1 else "a little further from them than"
+            notes = [*notes, f"unlike the training images, {distance} 99 of 100 are: {meaning}"]
         return Answer(p_fake, verdict, notes, times > 1)
 
 

@@ -37,7 +37,6 @@ from stages.sheets import draw_explained, draw_mistakes
 SUMMARIES = {"corrupted_accuracy": ("noise", "blur", "jpeg"), "rescaled_accuracy": ("rescale",)}
 CURVE_POINTS = 300  # more than a screen shows, and a file that is small enough for git
 CALIBRATION_BINS = 15
-EXPLAINED = 500  # test images, evenly spaced; each takes 50 answers
 
 
 def main() -> None:
@@ -46,6 +45,8 @@ def main() -> None:
     options = load_params()["evaluate"]
     if not isinstance(options["batch_size"], int) or options["batch_size"] < 1:
         raise UserError(f"evaluate.batch_size is {options['batch_size']!r} in params.yaml: 1 or more")
+    if not isinstance(options["explained"], int) or options["explained"] < 1:
+        raise UserError(f"evaluate.explained is {options['explained']!r} in params.yaml: 1 or more")
     check_corruptions(options["corruptions"])
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network, info = load("models/trained", device)
@@ -83,9 +84,13 @@ def main() -> None:
     def scored(images: np.ndarray) -> np.ndarray:
         return predict_logits(network, images, info, options["batch_size"])
 
-    chosen = np.linspace(0, len(test) - 1, min(EXPLAINED, len(test))).astype(int)
+    chosen = np.linspace(0, len(test) - 1, min(options["explained"], len(test))).astype(int)
     bar = tqdm(
-        np.array_split(chosen, 20), desc="explanations", unit_scale=len(chosen) // 20, unit=" images", disable=None
+        np.array_split(chosen, min(20, len(chosen))),
+        desc="explanations",
+        unit_scale=len(chosen) // 20,
+        unit=" images",
+        disable=None,
     )
     evidence = np.concatenate([find_evidence(scored, test.images[part]) for part in bar])
     said_fake = scores["p_fake"] >= info["threshold"]

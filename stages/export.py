@@ -12,11 +12,10 @@ no probability may be another than that of models/trained.
 import json
 import struct
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pyarrow.parquet as pq
 import torch
 from onnx import TensorProto, helper
@@ -33,6 +32,9 @@ from detector.images import decode
 from detector.metrics import probability
 from detector.model import build, load, normalize, predict_logits
 from stages.card import write_card
+
+if TYPE_CHECKING:  # detector is to import it: it sets what must be set before
+    import onnxruntime
 
 COMPARED, LARGEST_DIFFERENCE = 1000, 1e-3  # test images, and by how much one's probability may differ
 USUAL_IMAGES = 10_000  # of the train split, from which the usual is learned; more make no difference
@@ -222,7 +224,7 @@ def measure(folder: Path, trained: nn.Module, info: dict[str, Any], test: Split)
     return {name: round(value, 6) for name, value in metrics.items()}  # an int stays one
 
 
-def score_all(session: onnxruntime.InferenceSession, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def score_all(session: "onnxruntime.InferenceSession", images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """`score` for any number of images; the first of them alone, as people ask."""
     parts = [images[:1], *np.split(images[1:], range(BATCH, len(images) - 1, BATCH))]
     logits, distances = zip(*(score(session, part) for part in parts if len(part)), strict=True)

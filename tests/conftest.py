@@ -91,7 +91,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for folder in ("data", "models", "metrics"):
         (project.path / folder).mkdir(exist_ok=True)
         shutil.copy(ROOT / folder / ".gitignore", project.path / folder)
-    project.set(model="tiny", dataset="sample", models__tiny=TINY)
+    project.set(model="tiny", dataset="sample", models__tiny=TINY, evaluate__explained=10)
     project.stage("prepare")
     return project.path
 

@@ -71,8 +71,10 @@ def lay_out(folder: Path, labels: np.ndarray, object_class: np.ndarray, leaked: 
     """A project as `dvc repro train` leaves it."""
     for name in ("stages", "detector"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("params.yaml", "dvc.yaml"):
-        shutil.copy(ROOT / name, folder)
+    shutil.copy(ROOT / "dvc.yaml", folder)
+    params = (ROOT / "params.yaml").read_text()
+    assert "explained: 500" in params
+    (folder / "params.yaml").write_text(params.replace("explained: 500", "explained: 10"))
     write_split(folder / TEST, labels, object_class, leaked)
     write_model(folder)
 
