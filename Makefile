@@ -13,7 +13,7 @@ COMPARE = .venv/bin/dvc exp show --md --only-changed --sort-by accuracy --sort-o
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo compare leaderboard sweep release serve test test-all lint lock format hooks clean
+.PHONY: help demo compare leaderboard sweep release serve test test-all lint lock docs format hooks clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -56,6 +56,9 @@ lock: .venv/.run-time ## Check that dvc.lock belongs to the committed code, para
 		*"Data and pipelines are up to date."*) ;; \
 		*) echo "error: run 'dvc repro' and commit dvc.lock, metrics and plots" >&2; exit 1 ;; \
 	esac
+
+docs: .venv/.dev ## Build the documentation as a site: site/index.html
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --quiet
 
 format: .venv/.dev ## Rewrite the code in the project's style
 	.venv/bin/ruff check --fix

@@ -66,7 +66,7 @@ class Answer:
 class Explanation:
     """An answer, and where in the picture it comes from.
 
-    evidence: float32 (8, 8), over the whole picture: by how much the logit falls where this part is hidden, positive$
+    evidence: float32 (8, 8), over the whole picture: by how much the logit falls where this part is hidden, positive
     for FAKE, negative for REAL. drawing: it is laid over the enlarged picture, with a legend.
     """
 

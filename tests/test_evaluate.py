@@ -271,7 +271,7 @@ def test_every_plot_of_dvc_yaml_shows_something(tmp_path: Path) -> None:
     shown = subprocess.run([*dvc, "plots", "show", "--json"], cwd=tmp_path, capture_output=True, text=True, check=True)
     plots = json.loads(shown.stdout)
     assert not plots.get("errors")
-    assert len(plots["data"]) == 9
+    assert len(plots["data"]) == 10
     for name, (plot,) in plots["data"].items():
         if name.endswith(".png"):
             assert plot["type"] == "image"

@@ -70,14 +70,14 @@ def test_every_model_of_params_is_asked_without_torch(
     expected = predict_logits(rounded, some, info, 100)
     session = open_session(tmp_path / "model" / "model.onnx")
     together, distances = score(session, some)
-    assert together == pytest.approx(expected, abs=1e-4)
+    assert together == pytest.approx(expected, abs=1e-3)
     assert np.ptp(probability(expected, 0.6)) > 0.3, "the answers are all alike, so nothing was compared"
     alone = [score(session, image[None]) for image in some[:3]]
-    assert np.concatenate([logit for logit, _ in alone]) == pytest.approx(together[:3], abs=1e-4)
+    assert np.concatenate([logit for logit, _ in alone]) == pytest.approx(together[:3], abs=1e-3)
     assert np.concatenate([distance for _, distance in alone]) == pytest.approx(distances[:3], rel=1e-4)
     assert score(session, images)[0].shape == (1000,)
     mirrored = score(session, some[:, :, ::-1])[0]
-    assert (np.abs(mirrored - together).max() < 1e-4) == mirror
+    assert (np.abs(mirrored - together).max() < 1e-3) == mirror
 
 
 def test_the_weights_exist_once_and_in_half_the_size(exported: Path) -> None:
