@@ -49,6 +49,9 @@ class Server:
             "external-url": self.url,
             "log-level": "error",
         }
+        # what a killed server had half written: a bucket has whole objects only, and this server could not list it
+        for leftover in self.objects.rglob(".*"):
+            leftover.unlink()
         command = [str(binary), *(f"-{name}={value}" for name, value in options.items())]
         self.process = subprocess.Popen(command)
         until(self.answers, "the GCS server to answer")
@@ -66,7 +69,7 @@ class Server:
 
     def stored(self) -> int:
         """Number of objects in the bucket."""
-        return sum(path.is_file() for path in (self.objects / BUCKET).rglob("*"))
+        return sum(path.is_file() for path in (self.objects / BUCKET).rglob("[!.]*"))
 
 
 def use(clone: Project, server: Server) -> None:
