@@ -154,7 +154,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_bytes_of_the_undisturbed_one(
     assert len(rows) == 1 + TINY["epochs"]
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("optimizer", [pytest.param("adamw", marks=pytest.mark.slow), "muon"])
 def test_a_vit_and_its_optimizers_resume_to_the_byte_too(
     project: Project, train_here: Callable[[], str], optimizer: str
 ) -> None:
