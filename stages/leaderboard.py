@@ -9,7 +9,6 @@ images that only one of two detectors gets right are shared out evenly.
 """
 
 import json
-import sys
 from itertools import combinations, groupby
 from pathlib import Path
 from statistics import fmean, stdev
@@ -18,7 +17,7 @@ from typing import Any
 from scipy.stats import binomtest
 
 from detector.errors import UserError, replacing, run
-from stages.sweep import command
+from stages.sweep import DVC, command
 
 README = Path("README.md")
 MISTAKES = "plots/test/mistakes.csv"
@@ -53,10 +52,9 @@ def published_runs() -> list[dict[str, Any]]:
         raise UserError(
             "no commit has the line `Published-run: <model>`: the clone is shallow, or nothing is published"
         )
-    dvc = str(Path(sys.executable).with_name("dvc"))
     runs: dict[Any, dict[str, Any]] = {}
     for commit in commits:
-        shown = json.loads(command(dvc, "exp", "show", "--json", "--rev", commit, "--hide-workspace"))
+        shown = json.loads(command(DVC, "exp", "show", "--json", "--rev", commit, "--hide-workspace"))
         data = next(entry["data"] for entry in shown if entry["rev"] == commit)
         params = data["params"]["params.yaml"]["data"]
         train, test = (data["metrics"][f"metrics/{name}.json"]["data"] for name in ("train", "test"))

@@ -11,17 +11,15 @@ well, and a clone without network would wait for it.
 import argparse
 import json
 import shutil
-import sys
 from pathlib import Path
 
 from ruamel.yaml import YAML
 
 from detector.errors import UserError, replacing, run
-from stages.sweep import command
+from stages.sweep import DVC, command
 
 EXPORTED = Path("models/exported")
 REMOTE, STORE = "released", Path("released/files/md5")
-DVC = str(Path(sys.executable).with_name("dvc"))
 
 
 def main() -> None:

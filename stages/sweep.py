@@ -25,6 +25,7 @@ from detector.errors import UserError, run
 RETRIES = 2
 POLL_SECONDS = 2.0
 START_SECONDS = 5.0  # until a worker that was started is seen for sure
+DVC = str(Path(sys.executable).with_name("dvc"))  # of this environment, whether it is activated or not
 
 EXAMPLES = """examples:
   python -m stages.sweep -S model=resnet18,vit_tiny -S seed=0,1,2
