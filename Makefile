@@ -67,8 +67,8 @@ format: .venv/.dev ## Rewrite the code in the project's style
 hooks: .venv/.dev ## Check every commit as `make lint` does (git hook)
 	.venv/bin/pre-commit install
 
-clean: ## Remove .venv, caches and rendered plots; data, models and experiments stay
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache dvc_plots
+clean: ## Remove .venv, caches, rendered plots and pages; data, models and experiments stay
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache dvc_plots site
 	find . -name __pycache__ -not -path './.dvc/*' -prune -exec rm -rf {} +
 
 .venv/.run-time: requirements.txt requirements-api.txt

@@ -158,7 +158,7 @@ def failed(file: str, reason: str) -> Row:
 
 def as_table(files: Sequence[str]) -> Callable[[Iterable[Row]], Iterator[str]]:
     """A writer of the rows that have an answer; the others are on stderr."""
-    from detector.ask import percent
+    from detector.explain import percent
 
     width = min(WIDEST, max([len(one_line(file)) for file in files], default=0))
 

@@ -26,7 +26,7 @@ from PIL import Image
 from detector.data import CLASSES
 from detector.device import cores
 from detector.errors import UserError
-from detector.explain import draw, find_evidence
+from detector.explain import draw, find_evidence, percent
 from detector.pictures import Source, load
 
 BATCH = 64  # pictures scored at a time
@@ -187,10 +187,6 @@ class Detector:
             distance = f"{far} from them as" if times >= 1.1 else "a little further from them than"
             notes = [*notes, f"unlike the training images, {distance} 99 of 100 are: {meaning}"]
         return Answer(p_fake, verdict, notes, times > 1)
-
-
-def percent(p: float) -> str:
-    return "> 99.99%" if p > 0.9999 else "< 0.01%" if p < 0.0001 else f"{p:.2%}"
 
 
 def open_session(path: Path, threads: int | None = None) -> onnxruntime.InferenceSession:

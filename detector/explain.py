@@ -10,10 +10,13 @@ from collections.abc import Callable
 from itertools import product
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageDraw, ImageFont
 
 GRID, WINDOW = 8, 2  # cells in a row and in a column; of the square that is hidden at a time
-BLUR = 3  # sigma in pixels: nothing is left of the fine grain by which images are told apart, colours stay
+# What a hidden pixel gets of each known one around it; rows and columns to it, and its weight.
+NEIGHBOURS = [
+    ((row, column), 1 / 6 if row == 0 or column == 0 else 1 / 12) for row, column in product((-1, 0, 1), repeat=2)
+]
 
 SIDE, GAP, HEAD, FOOT = 336, 16, 76, 74  # pixels: of each picture, between, above and below
 FAKE_COLOUR, REAL_COLOUR = np.array([230, 97, 0]), np.array([30, 110, 220])  # told apart by colour-blind people too
@@ -46,11 +49,32 @@ SQUARES = squares()
 
 
 def hide(pixels: np.ndarray, cells: np.ndarray) -> np.ndarray:
-    """Copies of a picture, uint8 (N, S, S, 3), each with some cells, bool (N, GRID, GRID), blurred. A flat patch would
-    be evidence in itself: photographs have none."""
-    blurred = np.asarray(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(BLUR)))
-    rows, columns = (np.arange(length) * GRID // length for length in pixels.shape[:2])
-    return np.where(cells[:, rows][:, :, columns, None], blurred, pixels)
+    """Copies of a picture, uint8 (N, S, S, 3), each with some of its cells, bool (N, GRID, GRID), filled from around
+    them; never all.
+
+    From the border inwards each pixel becomes the weighted mean of its known neighbours (after Rong et al. 2022, "A
+    Consistent and Efficient Evaluation Strategy for Attribution Methods"). Of what was tried this alone moves answers
+    neither to FAKE nor to REAL: a flat patch or a blur leans to FAKE.
+    """
+    size = len(pixels)
+    cell = np.arange(size) * GRID // size
+    known = np.zeros((len(cells), size + 2, size + 2, 1), np.float32)  # nothing is known outside the picture
+    known[:, 1:-1, 1:-1, 0] = ~cells[:, cell][:, :, cell]
+    filled = known * np.pad(pixels, ((1, 1), (1, 1), (0, 0))).astype(np.float32)
+
+    def around(values: np.ndarray) -> np.ndarray:
+        parts = (
+            weight * values[:, 1 + row : 1 + row + size, 1 + column : 1 + column + size]
+            for (row, column), weight in NEIGHBOURS
+        )
+        return sum(parts, np.zeros(1, np.float32))
+
+    while not known[:, 1:-1, 1:-1].all():
+        weights = around(known)
+        new = (weights > 0) & (known[:, 1:-1, 1:-1] == 0)
+        filled[:, 1:-1, 1:-1] += np.where(new, around(filled) / np.maximum(weights, 1e-6), 0)
+        known[:, 1:-1, 1:-1] += new
+    return filled[:, 1:-1, 1:-1].round().astype(np.uint8)
 
 
 def draw(pixels: np.ndarray, evidence: np.ndarray, heading: str) -> Image.Image:
@@ -78,6 +102,11 @@ def draw(pixels: np.ndarray, evidence: np.ndarray, heading: str) -> Image.Image:
     pen.text((GAP, top), "It shows where, not why, and is", MUTED, small)
     pen.text((GAP, top + 20), "no proof that the answer is right.", MUTED, small)
     return sheet
+
+
+def percent(p: float) -> str:
+    """A probability as it is written under pictures: never rounded to certainty."""
+    return "> 99.99%" if p > 0.9999 else "< 0.01%" if p < 0.0001 else f"{p:.2%}"
 
 
 def enlarge(pixels: np.ndarray, side: int = SIDE) -> Image.Image:

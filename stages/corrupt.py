@@ -23,7 +23,7 @@ def corrupt(images: np.ndarray, kind: str, strength: float) -> np.ndarray:
     4:2:0 chroma, at that quality. rescale: bicubic to that many pixels in height and width, and back.
     """
     random = np.random.default_rng(0)
-    chunks = [KINDS[kind](images[i : i + CHUNK], strength, random) for i in range(0, len(images), CHUNK)]
+    chunks = [KINDS[kind][0](images[i : i + CHUNK], strength, random) for i in range(0, len(images), CHUNK)]
     return np.concatenate(chunks)
 
 
@@ -54,10 +54,10 @@ def to_uint8(images: np.ndarray) -> np.ndarray:
     return images.round().clip(0, 255).astype(np.uint8)
 
 
-KINDS: dict[str, Callable[[np.ndarray, float, np.random.Generator], np.ndarray]] = {
-    "noise": noise,
-    "blur": blur,
-    "jpeg": jpeg,
-    "rescale": rescale,
+# With the least and the largest strength.
+KINDS: dict[str, tuple[Callable[[np.ndarray, float, np.random.Generator], np.ndarray], float, float]] = {
+    "noise": (noise, 0.001, 1),
+    "blur": (blur, 0.1, 16),
+    "jpeg": (jpeg, 1, 95),
+    "rescale": (rescale, 1, 1024),
 }
-LIMITS = {"noise": (0.001, 1), "blur": (0.1, 16), "jpeg": (1, 95), "rescale": (1, 1024)}  # of the strengths

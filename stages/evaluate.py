@@ -30,7 +30,7 @@ from detector.explain import GRID, find_evidence, hide
 from detector.metrics import calibration_bins, classification_metrics, probability
 from detector.model import load, predict_logits
 from stages import keep_freed_memory
-from stages.corrupt import KINDS, LIMITS, corrupt
+from stages.corrupt import KINDS, corrupt
 from stages.params import load_params
 from stages.sheets import draw_explained, draw_mistakes
 
@@ -94,7 +94,7 @@ def main() -> None:
     )
     evidence = np.concatenate([find_evidence(scored, test.images[part]) for part in bar])
     said_fake = scores["p_fake"] >= info["threshold"]
-    metrics |= deletion(scored, test.images[chosen], evidence, said_fake[chosen], info["temperature"])
+    metrics |= deletion(scored, test.images[chosen], logits[chosen], evidence, said_fake[chosen], info["temperature"])
 
     # all or nothing: numbers of one model beside the plots of another would mislead
     with (
@@ -118,7 +118,7 @@ def check_corruptions(corruptions: Any) -> None:
     if not isinstance(corruptions, dict) or not set(corruptions) <= set(KINDS):
         raise UserError(f"evaluate.corruptions in params.yaml takes lists of strengths, of {', '.join(KINDS)}")
     for kind, strengths in corruptions.items():
-        low, high = LIMITS[kind]
+        _, low, high = KINDS[kind]
         numbers = strengths if isinstance(strengths, list) else []
         if not numbers or not all(isinstance(n, int | float) and low <= n <= high for n in numbers):
             raise UserError(
@@ -172,6 +172,7 @@ def condition(
 def deletion(
     score: Callable[[np.ndarray], np.ndarray],
     images: np.ndarray,
+    logits: np.ndarray,
     evidence: np.ndarray,
     said_fake: np.ndarray,
     temperature: float,
@@ -181,9 +182,6 @@ def deletion(
     side = np.where(said_fake, 1, -1)
     quarter = GRID * GRID // 4
 
-    def answer(of: np.ndarray) -> np.ndarray:
-        return probability(score(of) * side, temperature)
-
     def fall(weights: np.ndarray) -> float:
         """weights: (N, cells); those of the quarter with the largest are hidden."""
         cells = np.zeros(weights.shape, bool)
@@ -191,7 +189,8 @@ def deletion(
         hidden = np.concatenate(
             [hide(image, one) for image, one in zip(images, cells.reshape(-1, 1, GRID, GRID), strict=True)]
         )
-        return round(float((answer(images) - answer(hidden)).mean()), 6)
+        falls = probability(logits * side, temperature) - probability(score(hidden) * side, temperature)
+        return round(float(falls.mean()), 6)
 
     important = evidence.reshape(len(images), -1) * side[:, None]
     random = np.random.default_rng(0).random(important.shape)

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from detector.data import CLASSES, FAKE, OBJECT_CLASSES
-from detector.explain import enlarge, overlay
+from detector.explain import enlarge, overlay, percent
 
 COLUMNS, TILE, ENLARGED = 8, 128, 96  # tiles in a row, pixels
 HEADING, CAPTION, GAP = 34, 42, 4  # pixels
@@ -69,9 +69,7 @@ def draw_explained(
 def tile(pictures: list[Image.Image], scores: dict[str, np.ndarray], index: int) -> Tile:
     number_of_class = int(scores["object_class"][index])
     kind = f" {OBJECT_CLASSES[number_of_class]}" if number_of_class >= 0 else ""
-    p = scores["p_fake"][index]
-    percent = "> 99.99%" if p > 0.9999 else "< 0.01%" if p < 0.0001 else f"{p:.2%}"
-    return pictures, [f"{CLASSES[int(scores['label'][index])]}{kind}", f"P(FAKE) {percent}"]
+    return pictures, [f"{CLASSES[int(scores['label'][index])]}{kind}", f"P(FAKE) {percent(scores['p_fake'][index])}"]
 
 
 def contact_sheet(path: Path, blocks: list[tuple[str, list[Tile]]]) -> None:

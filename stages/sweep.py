@@ -99,7 +99,7 @@ def warn_of_untracked() -> None:
 def queue(overrides: list[str]) -> dict[str, list[str]]:
     """Queue one experiment for each combination of values. Returns {name: its overrides}."""
     options = [word for override in overrides for word in ("-S", override)]
-    said = command("dvc", "exp", "run", "--queue", *options)
+    said = command(DVC, "exp", "run", "--queue", *options)
     pattern = r"Queueing with overrides '(\{.*\})'\.\s+Queued experiment '([^']+)'"
     return {
         name: [f"{file}:{value}" for file, values in ast.literal_eval(found).items() for value in values]
@@ -141,7 +141,7 @@ def work_off(waiting: dict[str, list[str]], jobs: int) -> list[str]:
             if not workers and not starting:
                 for name in running & waiting.keys():  # their worker died and nobody will end them
                     print(f"{name} has lost its worker", flush=True)
-                    command("dvc", "queue", "kill", "--force", name)
+                    command(DVC, "queue", "kill", "--force", name)
             if queued and len(workers) < jobs and not starting:
                 start_workers(jobs)
                 last_start = time.monotonic()
@@ -159,7 +159,7 @@ def work_off(waiting: dict[str, list[str]], jobs: int) -> list[str]:
 def start_workers(jobs: int) -> None:
     # a worker holds on to the pipes that it inherits: reading them would take until it ends
     quiet = subprocess.DEVNULL
-    if subprocess.run(["dvc", "queue", "start", "--jobs", str(jobs)], stdout=quiet, stderr=quiet).returncode:
+    if subprocess.run([DVC, "queue", "start", "--jobs", str(jobs)], stdout=quiet, stderr=quiet).returncode:
         raise UserError("`dvc queue start` failed: run it by hand to see why")
 
 

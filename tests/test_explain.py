@@ -35,14 +35,34 @@ def test_an_image_of_another_size_is_divided_too() -> None:
     assert find_evidence(grain, RANDOM.integers(0, 256, (1, 40, 40, 3), np.uint8)).shape == (1, GRID, GRID)
 
 
-def test_what_is_hidden_is_blurred_and_the_rest_stays() -> None:
+def test_what_is_hidden_is_filled_from_around_it_and_the_rest_stays() -> None:
     cells = np.zeros((1, GRID, GRID), bool)
     cells[0, 2, 5] = True
     (hidden,) = hide(IMAGES[0], cells)
     changed = (hidden != IMAGES[0]).any(2)
     assert changed[8:12, 20:24].all()
     assert changed.sum() == 16
-    assert hidden[8:12, 20:24].std() < IMAGES[0].std() / 3
+    assert hidden[8:12, 20:24].std() < 0.6 * IMAGES[0].std()
+
+
+def test_what_lies_between_two_colours_is_filled_with_both() -> None:
+    image = np.full((32, 32, 3), 40, np.uint8)
+    image[:, 16:] = 200
+    cells = np.zeros((2, GRID, GRID), bool)
+    cells[0, 3:5, 3:5] = cells[1, :4] = True
+    middle, upper_half = hide(image, cells)
+    assert middle[16, 12].max() < 70 < 170 < middle[16, 19].min()
+    assert (np.diff(middle[16].astype(int), axis=0) >= 0).all()
+    assert (upper_half[0, :4] == 40).all()
+    assert (upper_half[0, -4:] == 200).all()
+
+
+def test_hiding_says_nothing_of_the_hidden_pixels() -> None:
+    cells = RANDOM.random((5, GRID, GRID)) < 0.25
+    other = IMAGES[0].copy()
+    pixels = cells[0].repeat(4, 0).repeat(4, 1)
+    other[pixels] = 255 - other[pixels]
+    assert (hide(IMAGES[0], cells[:1]) == hide(other, cells[:1])).all()
 
 
 def test_every_cell_is_hidden_with_its_neighbours() -> None:
@@ -52,7 +72,7 @@ def test_every_cell_is_hidden_with_its_neighbours() -> None:
 
 def test_hiding_what_matters_costs_more_than_hiding_anything() -> None:
     said_fake = grain(IMAGES) > 0
-    falls = deletion(grain, IMAGES, find_evidence(grain, IMAGES), said_fake, temperature=0.1)
+    falls = deletion(grain, IMAGES, grain(IMAGES), find_evidence(grain, IMAGES), said_fake, temperature=0.1)
     assert falls["deletion_important"] > 2 * falls["deletion_random"] > 0
 
 
