@@ -38,7 +38,7 @@ from stages.params import load_params
 from stages.prepare import Encoded, decode_split, mean_and_std, open_source, pack, validation_mask
 from stages.train import choose_precision
 
-MODEL = "resnet18"
+MODEL = "quick"
 NAMES = {
     "ours": "this repository",
     "folder": "ImageFolder, DataLoader, a loop",
@@ -162,6 +162,8 @@ def parse() -> argparse.Namespace:
     arguments.trainers = arguments.trainers or list(NAMES)
     if unknown := set(arguments.trainers) - set(NAMES):
         parser.error(f"no trainer {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
+    if min(arguments.images, arguments.epochs) < 1:
+        parser.error("--images and --epochs are 1 or more")
     if not 0 < arguments.accuracy < 1:
         parser.error("--accuracy is a share, such as 0.9")
     return arguments
