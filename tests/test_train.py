@@ -212,7 +212,7 @@ def test_any_other_timm_network_is_one_more_entry(project: Project, train_here: 
 @pytest.mark.parametrize(
     ("params", "told"),
     [
-        ({"model": "resnet81"}, "model is 'resnet81'; params.yaml has resnet18, vit_tiny, small_resnet, tiny"),
+        ({"model": "resnet81"}, "model is 'resnet81'; params.yaml has resnet18, vit_tiny, quick, small_resnet, tiny"),
         ({"models__tiny__timm": "tset_resnet"}, "did you mean test_resnet"),
         ({"models__tiny__args": {"no_such": 1}}, "no_such"),
         ({"models__tiny__stem": "deep"}, "conv, conv2 or null"),
