@@ -73,8 +73,7 @@ def main() -> None:
     robustness = [condition("none", 0, 0, scores["p_fake"], test, info)]
     for kind, strengths in options["corruptions"].items():
         for level, strength in enumerate(strengths, start=1):
-            logits = score(corrupt(test.images, kind, strength), f"{kind} {strength}")
-            p_fake = probability(logits, info["temperature"])
+            p_fake = probability(score(corrupt(test.images, kind, strength), f"{kind} {strength}"), info["temperature"])
             robustness.append(condition(kind, level, strength, p_fake, test, info))
     for name, kinds in SUMMARIES.items():
         values = [row["accuracy"] for row in robustness if row["corruption"] in kinds]
