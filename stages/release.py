@@ -40,10 +40,11 @@ def main() -> None:
         yaml.dump(content, file)
     command(DVC, "push", "--quiet", str(tracker))
     forget()
+    tag = f"{name}-v{1 + len(command('git', 'tag', '--list', f'{name}-v*').split())}"
     size = sum(file.stat().st_size for file in STORE.rglob("*") if file.is_file())
     print(
         f"{folder} is ready; all releases together take {size / 1e6:.1f} MB. Publish it:\n"
-        f"    git add released models/.gitignore {tracker} && git commit -m 'Release {name}' && git tag {name}-v1"
+        f"    git add released models/.gitignore {tracker} && git commit -m 'Release {name}' && git tag {tag}"
     )
 
 

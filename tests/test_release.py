@@ -75,7 +75,7 @@ def test_only_the_newest_release_is_kept_and_git_has_the_earlier_ones(here: Proj
     here.env["CIFAKE_SOURCE"] = "data/sample"
     here.set(models__tiny__learning_rate=0.05)
     here.run("dvc", "repro")
-    here.stage("release", "tiny")
+    assert "git tag tiny-v2" in here.stage("release", "tiny").stdout
     second = released()
     assert len(second) == 5
     assert second != first
