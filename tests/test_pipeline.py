@@ -55,4 +55,4 @@ def test_the_pipeline_from_end_to_end(project: Project) -> None:
 
     # a misspelt model names the ones there are
     failed = project.run("dvc", "exp", "run", "--temp", "-S", "model=anohter", ok=False)
-    assert "resnet18, vit_tiny, small_resnet, tiny, another" in failed.stdout + failed.stderr
+    assert "resnet18, vit_tiny, quick, small_resnet, tiny, another" in failed.stdout + failed.stderr
