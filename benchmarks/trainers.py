@@ -99,6 +99,7 @@ def main() -> None:
     spec = params["models"][MODEL] | {"epochs": arguments.epochs}
     params["models"][MODEL] = spec
     params["train"]["precision"] = precision
+    params["train"]["augment"]["damage"] = 0  # the others have nothing like it
     params |= {"model": MODEL, "dataset": dataset}
 
     with tempfile.TemporaryDirectory() as temporary:
