@@ -26,8 +26,8 @@ from detector.errors import UserError, run
 from stages.params import load_params
 from stages.sweep import living
 
-SCRIPTS = ["params", "prepare", "train", "evaluate"]
-RUN = ["train", "evaluate"]  # what another seed makes DVC run: the other stages have not changed
+SCRIPTS = ["params", "prepare", "train", "evaluate", "export"]  # the stages of dvc.yaml
+RUN = ["train", "evaluate", "export"]  # what another seed makes DVC run: the other stages have not changed
 MODEL = "small_resnet"
 POLL_SECONDS = 0.2
 START_SECONDS = 30.0  # until a worker that was started must be seen
@@ -87,7 +87,7 @@ def main() -> None:
     print(
         f"The sample, {MODEL}, one epoch. Scripts alone, median of {arguments.turns}: "
         f"{', '.join(f'{script} {took:.1f} s' for script, took in script_seconds.items())}. An experiment with another "
-        f"seed runs {' and '.join(RUN)}; queues have one worker.\n"
+        f"seed runs {', '.join(RUN)}; queues have one worker.\n"
     )
     print("| | seconds | the scripts alone | added to each run | times the scripts |")
     print("| --- | ---: | ---: | ---: | ---: |")
@@ -103,6 +103,7 @@ def clone(path: Path) -> Path:
     params = yaml.load(path / "params.yaml")
     params["dataset"], params["model"] = "sample", MODEL
     params["models"][MODEL]["epochs"] = 1
+    params["evaluate"]["explained"] = 20
     yaml.dump(params, path / "params.yaml")
     commit(path)
     return path
