@@ -3,11 +3,13 @@
 import sys
 
 import pytest
+from ruamel.yaml import YAML
 
-from benchmarks import load, trainers
+from benchmarks import dvc_overhead, load, trainers
 from benchmarks.ask import report
 from benchmarks.trainers import BEGIN, EPOCH, Training, table
 from detector.errors import UserError
+from tests.conftest import ROOT
 
 OURS = "epoch 2/8: loss 0.4127; validation: loss 0.3021, accuracy 91.30%, AUROC 0.9712; 402 images/s"
 OTHERS = "epoch 2/8: validation: accuracy 90.00%; 201 images/s"
@@ -57,3 +59,9 @@ def test_rates_and_times_under_load_are_medians_over_turns() -> None:
     line = load.table({("app", 8): ours, ("plain", 8): theirs}, [8], seconds=2).splitlines()[-1]
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     assert cells == ["8", "100", "25", "4.0 times as many", "10.0 ms", "100.0 ms", "20.0 ms", "100.0 ms"]
+
+
+def test_what_dvc_adds_is_measured_against_all_that_it_runs() -> None:
+    stages = list(YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"])
+    assert stages == dvc_overhead.SCRIPTS
+    assert stages[stages.index("train") :] == dvc_overhead.RUN
