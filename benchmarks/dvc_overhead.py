@@ -27,7 +27,7 @@ from stages.params import load_params
 from stages.sweep import living
 
 SCRIPTS = ["params", "prepare", "train", "evaluate", "export"]  # the stages of dvc.yaml
-RUN = ["train", "evaluate", "export"]  # what another seed makes DVC run: the other stages have not changed
+RUN = SCRIPTS[SCRIPTS.index("train") :]  # what another seed makes DVC run: the other stages have not changed
 MODEL = "small_resnet"
 POLL_SECONDS = 0.2
 START_SECONDS = 30.0  # until a worker that was started must be seen
