@@ -5,9 +5,9 @@
     python -m benchmarks.ask --images 1000 --batch-sizes 1 64                a quick look
 
 JPEG files of the test split on disk in, an answer for each out. The pipeline has the same network with the same weights
-(timm, in transformers' TimmWrapper); like most, it looks at each image once, while ours averages over the mirror image
-where the model says so. Each runs in a process of its own, all cores its own, and is timed after a first hundred files;
-that answers agree is checked, not hoped.
+(timm, in transformers' TimmWrapper); it looks at each image once, while ours looks at the mirror image as well where
+the first logit is near 0. Each runs in a process of its own, all cores its own, and is timed after a first hundred
+files; that answers agree is checked, not hoped.
 """
 
 import argparse
@@ -126,9 +126,9 @@ def pipeline(model: str, batch_size: int) -> Any:
 def report(info: dict[str, Any], images: int, results: dict[str, dict[str, Any]]) -> str:
     """The Markdown table. Raises UserError where the ways do not agree on what is in front of them."""
     first = np.array(results["ours"]["p_fake"]) > 0.5
-    looks = "and its mirror image, the pipeline at the image alone" if info["mirror"] else "once, as the pipeline does"
+    looks = "once more where it is not sure, at the mirror image" if info["mirror"] else "once at each, as the pipeline"
     lines = [
-        f"{images:,} JPEG files of 32x32, {info['model']}. Ours looks at each image {looks}.\n",
+        f"{images:,} JPEG files of 32x32, {info['model']}. Ours looks {looks}.\n",
         "| | images/s | ours is | the same verdict |\n| --- | ---: | ---: | ---: |",
     ]
     for way, result in results.items():

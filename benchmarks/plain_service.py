@@ -28,7 +28,9 @@ async def predict(files: UploadFile) -> dict[str, Any]:
     picture = Image.open(files.file).convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
     x = normalize(torch.from_numpy(np.asarray(picture).copy())[None], info)
     with torch.inference_mode():
-        logit = (network(x) + network(x.flip(3))) / 2 if info["mirror"] else network(x)
+        logit = network(x)
+        if logit.abs() < info["mirror"]:
+            logit = (logit + network(x.flip(3))) / 2
     p_fake = torch.sigmoid(logit.squeeze().double() / info["temperature"]).item()
     return {"file": files.filename, "p_fake": p_fake}
 

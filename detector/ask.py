@@ -81,7 +81,7 @@ class Detector:
     def __init__(self, session: onnxruntime.InferenceSession, info: dict[str, Any]) -> None:
         """session: of model.onnx. info: model.json. Raises UserError where info lacks something, or has other
         classes."""
-        needed = {"input_size", "classes", "temperature", "unsure", "ood"}
+        needed = {"input_size", "classes", "mirror", "temperature", "unsure", "ood"}
         if missing := needed - info.keys():
             raise UserError(f"model.json lacks {', '.join(sorted(missing))}: `dvc repro export` makes it anew")
         if info["classes"] != CLASSES:
@@ -157,7 +157,7 @@ class Detector:
         """Score all the pictures together. Raises UserError where the model's scores are not finite."""
         if not pictures:
             return []
-        logit, distance = score(self.session, np.stack([looked.pixels for looked in pictures]))
+        logit, distance = score(self.session, np.stack([looked.pixels for looked in pictures]), self.info["mirror"])
         p_fake = np.exp(-np.logaddexp(0, -logit.astype(np.float64) / self.info["temperature"]))
         times = distance.astype(np.float64) / self.info["ood"]["threshold"]
         return [
@@ -168,7 +168,7 @@ class Detector:
         """Answer for one picture, and show where the evidence lies. Raises UserError where it cannot be read."""
         looked = self.look(picture)
         (answer,) = self.answer([looked])
-        (evidence,) = find_evidence(lambda images: score(self.session, images)[0], looked.pixels[None])
+        (evidence,) = find_evidence(lambda images: score(self.session, images, math.inf)[0], looked.pixels[None])
         drawing = draw(looked.pixels, evidence, f"{answer.verdict}, P(FAKE) {percent(answer.p_fake)}")
         return Explanation(answer, evidence, drawing)
 
@@ -205,9 +205,15 @@ def open_session(path: Path, threads: int | None = None) -> onnxruntime.Inferenc
         raise ValueError(str(error)) from None
 
 
-def score(session: onnxruntime.InferenceSession, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 (N, H, W, 3) -> logits of FAKE and distances from the training data, each float32 (N)."""
+def score(session: onnxruntime.InferenceSession, images: np.ndarray, mirror: float) -> tuple[np.ndarray, np.ndarray]:
+    """uint8 (N, H, W, 3) -> logits of FAKE and distances from the training data, each float32 (N).
+
+    Where a logit is nearer to 0 than `mirror`, the mirror image is looked at as well, and their mean is the logit.
+    """
     logit, distance = session.run(["logit", "distance"], {"images": images})
+    if len(close := np.flatnonzero(np.abs(logit) < mirror)):
+        (second,) = session.run(["logit"], {"images": images[close, :, ::-1]})
+        logit[close] = (logit[close] + second) / 2
     if not (np.isfinite(logit).all() and np.isfinite(distance).all()):
         raise UserError("the model gives scores that are not finite: `dvc repro -f train`")
     return logit, distance

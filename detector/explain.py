@@ -15,7 +15,9 @@ from PIL import Image, ImageDraw, ImageFont
 GRID, WINDOW = 8, 2  # cells in a row and in a column; of the square that is hidden at a time
 # What a hidden pixel gets of each known one around it; rows and columns to it, and its weight.
 NEIGHBOURS = [
-    ((row, column), 1 / 6 if row == 0 or column == 0 else 1 / 12) for row, column in product((-1, 0, 1), repeat=2)
+    ((row, column), 1 / 6 if row == 0 or column == 0 else 1 / 12)
+    for row, column in product((-1, 0, 1), repeat=2)
+    if row or column
 ]
 
 SIDE, GAP, HEAD, FOOT = 336, 16, 76, 74  # pixels: of each picture, between, above and below
@@ -27,8 +29,8 @@ def find_evidence(score: Callable[[np.ndarray], np.ndarray], images: np.ndarray)
     """What each cell of an image weighs in its answer: float32 (N, GRID, GRID), positive for FAKE, negative for REAL:
     by how much the logit falls, on average, where a square with this cell in it is hidden.
 
-    score: uint8 (M, S, S, 3) -> logits of FAKE (M); it is called once, with 50 copies of each image. images: uint8
-    (N, S, S, 3), S at least GRID.
+    score: uint8 (M, S, S, 3) -> logits of FAKE (M), each of the image and its mirror image, so that differences are of
+    what is hidden alone; it is called once, with 50 copies of each image. images: uint8 (N, S, S, 3), S at least GRID.
     """
     copies = np.concatenate([part for image in images for part in (image[None], hide(image, SQUARES))])
     logits = score(copies).astype(np.float64).reshape(len(images), -1)

@@ -148,8 +148,9 @@ def predict_logits(
     batch_size: int,
     progress: Any = iter,
 ) -> np.ndarray:
-    """uint8 (N, H, W, 3) -> float32 (N) logits of FAKE; with info["mirror"] the mean of each image's and its mirror
-    image's.
+    """uint8 (N, H, W, 3) -> float32 (N) logits of FAKE.
+
+    Where one is nearer to 0 than info["mirror"], the mirror image is looked at as well, and the mean is the logit.
 
     Runs on the device of the network, in float32 whatever the precision of the training, so that a score does not
     depend on where it is computed by more than rounding. `progress` wraps the sequence of batches (tqdm).
@@ -160,7 +161,9 @@ def predict_logits(
     for start in progress(range(0, len(images), batch_size)):
         x = normalize(torch.as_tensor(images[start : start + batch_size]).to(device), info)
         y = network(x)
-        logits.append((y + network(x.flip(3))) / 2 if info["mirror"] else y)
+        if len(close := (y.abs() < info["mirror"]).squeeze(1).nonzero().squeeze(1)):
+            y[close] = (y[close] + network(x[close].flip(3))) / 2
+        logits.append(y)
     return torch.cat(logits).squeeze(1).float().cpu().numpy()
 
 

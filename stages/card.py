@@ -69,7 +69,12 @@ def body(info: dict[str, Any], reports: dict[str, Any], classes: Iterable[dict[s
     prepare, train, test, export = (reports[name] for name in ("prepare", "train", "test", "export"))
     size, (low, high) = info["input_size"], info["unsure"]
     source = "CIFAKE" if info["dataset"] == "cifake" else "the small sample in data/sample: a model to try things with"
-    mirror = ", and averages the logits of the image and its mirror image" if info["mirror"] else ""
+    mirror = (
+        f"Where it is nearer to 0\nthan {info['mirror']:.2f}, the mirror image is looked at as well, and the mean of "
+        "both logits counts."
+        if info["mirror"]
+        else ""
+    )
     band = (
         "Every answer is UNSURE: the validation split is too small to promise anything."
         if (low, high) == (0, 1)
@@ -100,7 +105,7 @@ def body(info: dict[str, Any], reports: dict[str, Any], classes: Iterable[dict[s
 
 A binary classifier: the timm network `{info["timm"]}` with the arguments `{json.dumps(info["args"])}`, stem
 `{info["stem"]}`, {train["parameters"]:,} parameters. Input uint8 (N, {size}, {size}, 3), RGB; the model subtracts mean
-and divides by standard deviation{mirror}. Positive class: FAKE.
+and divides by standard deviation. Its output is the logit of FAKE, the positive class. {mirror}
 
 ```bash
 python -m detector photo.jpg --model FOLDER      # this folder, in a clone of the repository

@@ -10,6 +10,7 @@ threshold, temperature and the UNSURE band were chosen on validation and are rea
 
 import csv
 import json
+import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -80,8 +81,8 @@ def main() -> None:
         if values:
             metrics[name] = round(fmean(values), 6)
 
-    def scored(images: np.ndarray) -> np.ndarray:
-        return predict_logits(network, images, info, options["batch_size"])
+    def scored(images: np.ndarray, mirror: float = info["mirror"]) -> np.ndarray:
+        return predict_logits(network, images, info | {"mirror": mirror}, options["batch_size"])
 
     chosen = np.linspace(0, len(test) - 1, min(options["explained"], len(test))).astype(int)
     bar = tqdm(
@@ -91,7 +92,7 @@ def main() -> None:
         unit=" images",
         disable=None,
     )
-    evidence = np.concatenate([find_evidence(scored, test.images[part]) for part in bar])
+    evidence = np.concatenate([find_evidence(partial(scored, mirror=math.inf), test.images[part]) for part in bar])
     said_fake = scores["p_fake"] >= info["threshold"]
     metrics |= deletion(scored, test.images[chosen], logits[chosen], evidence, said_fake[chosen], info["temperature"])
 

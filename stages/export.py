@@ -3,13 +3,14 @@
     dvc repro export
     python -m stages.export         the same without DVC
 
-The folder needs no torch: model.onnx takes pixels as they are and has normalization and the average over the mirror
-image inside. Its weights lie in model.safetensors, once for every program that reads them, with 16 bits a number; so
-the folder is half of models/trained, and detector.model.load reads it too. Nothing is believed: of 1,000 test images
-no probability may be another than that of models/trained.
+The folder needs no torch: model.onnx takes pixels as they are and has the normalization inside. Its weights lie in
+model.safetensors, once for every program that reads them, with 16 bits a number; so the folder is half of
+models/trained, and detector.model.load reads it too. Nothing is believed: of 1,000 test images no probability may be
+another than that of models/trained.
 """
 
 import json
+import math
 import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,7 +79,7 @@ def write_model(
     network = save_half(trained, info, folder / "model.safetensors")
     chosen = np.random.default_rng(0).permutation(len(train))[:USUAL_IMAGES]
     save_onnx(Exported(network, info, train[np.sort(chosen)]), info["input_size"], folder / "model.onnx")
-    _, distances = score_all(open_session(folder / "model.onnx"), val)
+    _, distances = score_all(open_session(folder / "model.onnx"), val, 0)
     threshold = float(np.quantile(distances, USUAL_SHARE))
     info = info | {"ood": {"threshold": threshold, "usual_share": USUAL_SHARE}}
     (folder / "model.json").write_text(json.dumps(info, indent=2) + "\n")
@@ -140,16 +141,11 @@ class Exported(nn.Module):
 
     def look(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """-> logits (N), means and standard deviations of the first maps (N, channels of all)."""
-        x = normalize(images, self.info)
-        if self.info["mirror"]:
-            x = torch.cat([x, x.flip(3)])
-        last, maps = self.network.forward_intermediates(x, indices=MAPS)
+        last, maps = self.network.forward_intermediates(normalize(images, self.info), indices=MAPS)
         logit = self.network.forward_head(last).squeeze(1)
         means = torch.cat([one.mean((2, 3)) for one in maps], 1)
         deviations = torch.cat([one.std((2, 3), correction=0) for one in maps], 1)
-        if not self.info["mirror"]:
-            return logit, means, deviations
-        return logit.unflatten(0, (2, -1)).mean(0), *(one.unflatten(0, (2, -1)).mean(0) for one in (means, deviations))
+        return logit, means, deviations
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         logit, means, deviations = self.look(images)
@@ -214,25 +210,29 @@ def measure(folder: Path, trained: nn.Module, info: dict[str, Any], test: Split)
     """metrics/export.json: by how much P(FAKE) differs at most, what the exported model is worth on the test split, and
     how much of it, and of pictures of other kinds, is called unlike."""
     session, threshold = open_session(folder / "model.onnx"), info["ood"]["threshold"]
-    logits, distances = score_all(session, test.images)
+    logits, distances = score_all(session, test.images, info["mirror"])
     p_fake = probability(logits, info["temperature"])
-    compared = np.linspace(0, len(test) - 1, min(COMPARED, len(test))).astype(int)
-    expected = probability(predict_logits(trained, test.images[compared], info, BATCH), info["temperature"])
+    compared = test.images[np.linspace(0, len(test) - 1, min(COMPARED, len(test))).astype(int)]
+    # every mirror image: rounding decides which of two looks a second time where a logit is at the limit
+    answered = probability(score_all(session, compared, math.inf)[0], info["temperature"])
+    expected = probability(predict_logits(trained, compared, info | {"mirror": math.inf}, BATCH), info["temperature"])
     metrics = {
         "compared": len(compared),
-        "largest_difference": float(np.abs(p_fake[compared] - expected).max()),
+        "largest_difference": float(np.abs(answered - expected).max()),
         "exported_accuracy": float(((p_fake >= info["threshold"]) == (test.labels == FAKE)).mean()),
         "unlike_test": float((distances > threshold).mean()),
     }
     for kind, images in unseen(test.images, info["dataset"]).items():
-        metrics[f"unlike_{kind}"] = float((score_all(session, images)[1] > threshold).mean())
+        metrics[f"unlike_{kind}"] = float((score_all(session, images, 0)[1] > threshold).mean())
     return {name: round(value, 6) for name, value in metrics.items()}  # an int stays one
 
 
-def score_all(session: "onnxruntime.InferenceSession", images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def score_all(
+    session: "onnxruntime.InferenceSession", images: np.ndarray, mirror: float
+) -> tuple[np.ndarray, np.ndarray]:
     """`score` for any number of images; the first of them alone, as people ask."""
     parts = [images[:1], *np.split(images[1:], range(BATCH, len(images) - 1, BATCH))]
-    logits, distances = zip(*(score(session, part) for part in parts if len(part)), strict=True)
+    logits, distances = zip(*(score(session, part, mirror) for part in parts if len(part)), strict=True)
     return np.concatenate(logits), np.concatenate(distances)
 
 

@@ -43,7 +43,7 @@ def make_model(folder: Path) -> Path:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     onnx.save(model, folder / "model.onnx")
-    card = {"model": "weighing", "input_size": 32, "classes": ["FAKE", "REAL"], "temperature": 1.0, "mirror": False}
+    card = {"model": "weighing", "input_size": 32, "classes": ["FAKE", "REAL"], "temperature": 1.0, "mirror": 0.0}
     # white is unlike
     card |= {"unsure": [0.4, 0.6], "ood": {"threshold": 254.5}, "metrics": {"accuracy": 0.9764}, "dataset": "cifake"}
     card |= {"test": {"accuracy": 0.9768, "fake_recall": 0.9788, "coverage": 0.9112}}

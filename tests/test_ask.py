@@ -30,7 +30,7 @@ from detector.model import build, load, predict_logits
 from stages.export import write_model
 from tests.conftest import ROOT
 
-INFO: dict[str, Any] = {"input_size": 32, "mirror": False, "classes": ["FAKE", "REAL"], "temperature": 1.0}
+INFO: dict[str, Any] = {"input_size": 32, "mirror": 0.0, "classes": ["FAKE", "REAL"], "temperature": 1.0}
 ORIENTATION = 0x0112
 
 
@@ -75,7 +75,7 @@ def folder(jpegs: list[bytes], tmp_path_factory: pytest.TempPathFactory) -> Path
     logits = predict_logits(network, pixels, card, len(pixels))
     with torch.no_grad():
         network.get_classifier().bias -= float(np.median(logits))
-    card |= {"mirror": True, "temperature": float(logits.std())}
+    card |= {"mirror": float(np.median(np.abs(logits))), "temperature": float(logits.std())}
     p_fake = probability(predict_logits(network, pixels, card, len(pixels)), card["temperature"])
     card["unsure"] = np.quantile(p_fake, [0.4, 0.6]).tolist()
     path = tmp_path_factory.mktemp("models") / "exported"

@@ -43,7 +43,7 @@ def test_a_missing_library_is_named_with_what_to_install(monkeypatch: pytest.Mon
 
 
 def test_asking_is_compared_only_where_the_answers_agree() -> None:
-    info = {"model": "tiny", "mirror": False}
+    info = {"model": "tiny", "mirror": 0.0}
     results = {"ours": {"rate": 900.0, "p_fake": [0.1, 0.9]}, "64": {"rate": 300.0, "p_fake": [0.2, 0.8]}}
     assert (
         report(info, 2, results).splitlines()[-1] == "| `pipeline`, batch size 64 | 300 | 3.0 times as fast | 100.0% |"

@@ -221,6 +221,7 @@ def test_any_other_timm_network_is_one_more_entry(project: Project, train_here: 
         ({"models__tiny__pretrained": "missing.safetensors"}, "missing.safetensors"),
         ({"train__precision": "fp16"}, "auto, fp32 or bf16"),
         ({"train__sure": 99.5}, "train.sure is 99.5 in params.yaml: a share below 1"),
+        ({"train__mirror": True}, "train.mirror is True in params.yaml: a share of the images, 0 to 1"),
         ({"train__augment__damage": 2}, "train.augment.damage is 2 in params.yaml: a share of the images, 0 to 1"),
         ({"models__tiny__learning_rate": 1e30, "train__gradient_clip": 0}, "the loss is not finite"),
     ],
