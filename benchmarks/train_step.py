@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("models", nargs="*", default=list(params["models"]), metavar="model")
     parser.add_argument("--steps", type=int, default=3, help="of each turn of a variant (default: %(default)s)")
     parser.add_argument("--turns", type=int, default=5, help="of each variant (default: %(default)s)")
-    parser.add_argument("--precision", action="store_true", help="the other precision too; slow where it is emulated")
+    parser.add_argument("--precision", action="store_true", help="the other precision too; the slower one")
     parser.add_argument("--compile", action="store_true", help="torch.compile too, which takes a minute to start")
     arguments = parser.parse_args()
     claim()

@@ -52,9 +52,8 @@ PACKAGES = {
     "fastai": ["fastai"],
 }
 RECIPES = {
-    "ours": "SGD with Nesterov momentum, linear warm-up and decay, smoothed labels, clipped gradients; validates "
-    "averaged weights on every image and its mirror image; saves its state after each epoch; keeps freed memory and "
-    "shortens the threads' wait (stages/__init__.py)",
+    "ours": "SGD with Nesterov momentum, linear warm-up and decay, clipped gradients; validates averaged weights; "
+    "saves its state after each epoch; keeps freed memory and shortens the threads' wait (stages/__init__.py)",
     "folder": "SGD with Nesterov momentum, OneCycleLR with the peak of ours",
     "hf": "AdamW at 1e-3 with linear decay, clipped gradients (its defaults but for the rate)",
     "fastai": "Adam with fit_one_cycle at 3e-3 (its defaults but for the rate)",

@@ -152,7 +152,7 @@ def predict_logits(
 
     Where one is nearer to 0 than info["mirror"], the mirror image is looked at as well, and the mean is the logit.
 
-    Runs on the device of the network, in float32 whatever the precision of the training, so that a score does not
+    Runs on the device of the network, in float32 whatever the precision of the training, so that a look does not
     depend on where it is computed by more than rounding. `progress` wraps the sequence of batches (tqdm).
     """
     network.eval()

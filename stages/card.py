@@ -70,8 +70,8 @@ def body(info: dict[str, Any], reports: dict[str, Any], classes: Iterable[dict[s
     size, (low, high) = info["input_size"], info["unsure"]
     source = "CIFAKE" if info["dataset"] == "cifake" else "the small sample in data/sample: a model to try things with"
     mirror = (
-        f"Where it is nearer to 0\nthan {info['mirror']:.2f}, the mirror image is looked at as well, and the mean of "
-        "both logits counts."
+        f" (where it is nearer\nto 0 than {info['mirror']:.2f}, the mirror image is looked at as well, and the mean "
+        "of both counts)"
         if info["mirror"]
         else ""
     )
@@ -105,7 +105,8 @@ def body(info: dict[str, Any], reports: dict[str, Any], classes: Iterable[dict[s
 
 A binary classifier: the timm network `{info["timm"]}` with the arguments `{json.dumps(info["args"])}`, stem
 `{info["stem"]}`, {train["parameters"]:,} parameters. Input uint8 (N, {size}, {size}, 3), RGB; the model subtracts mean
-and divides by standard deviation. Its output is the logit of FAKE, the positive class. {mirror}
+and divides by standard deviation. One output is the logit of FAKE, the positive class{mirror}; the other, how far
+the picture is from the training images.
 
 ```bash
 python -m detector photo.jpg --model FOLDER      # this folder, in a clone of the repository
@@ -137,7 +138,7 @@ also in the train split. Digest of the training images: `{info["data_digest"]}`.
 {train["epochs"]} epochs from {"pretrained" if info["pretrained"] else "random"} weights, the best on validation kept
 (epoch {train["best_epoch"]}); {train["seconds"] / 60:.0f} minutes on {train["device"]}, {train["precision"]}. Epoch,
 threshold ({info["threshold"]:.3f}), temperature ({info["temperature"]:.3f}) and the UNSURE band were chosen on
-validation ({share(train["val_accuracy"])} right there).
+validation ({share(info["metrics"]["accuracy"])} right there).
 
 ## On the test split
 
@@ -177,8 +178,8 @@ an animation the first frame is used. A JPEG is decoded at a half, quarter or ei
 ## Files
 
 `model.safetensors`: weights, the large ones as float16. `model.onnx`: the graph, which reads them; P(FAKE) differs by
-at most {export["largest_difference"]:.1g} from that of the float32 model, on {export["compared"]:,} test images.
-`model.json`: everything else.
+at most {export["largest_difference"]:.1g} from that of the float32 model, on {export["compared"]:,} test images and
+their mirror images. `model.json`: everything else.
 
 ## Citation and licence
 

@@ -215,8 +215,8 @@ def choose_precision(wanted: str, device: torch.device) -> str:
         return wanted
     if device.type == "cuda":
         return "bf16" if torch.cuda.get_device_capability() >= (8, 0) else "fp32"
-    # Emulated, bf16 is slower. So it is with AVX512's products of bf16 on Intel, which are no quicker than fp32's there:
-    # resnet18 trains at 0.7 of fp32's rate, and at 1.4 times it on AMD.
+    # Emulated, bf16 is slower. So it is with AVX512's bf16 on Intel, whose fp32 is as quick: resnet18 trains at 0.7 of
+    # fp32's rate there, and at 1.4 times it on AMD.
     quick = torch.cpu._is_avx512_bf16_supported() and "AMD" in describe()
     return "bf16" if quick or torch.cpu._is_amx_tile_supported() else "fp32"
 

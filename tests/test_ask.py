@@ -23,7 +23,9 @@ from PIL import Image
 
 from detector import LIMIT, Answer, Detector
 from detector.__main__ import main
+from detector.ask import score
 from detector.errors import UserError
+from detector.explain import find_evidence
 from detector.images import decode
 from detector.metrics import probability
 from detector.model import build, load, predict_logits
@@ -75,6 +77,7 @@ def folder(jpegs: list[bytes], tmp_path_factory: pytest.TempPathFactory) -> Path
     logits = predict_logits(network, pixels, card, len(pixels))
     with torch.no_grad():
         network.get_classifier().bias -= float(np.median(logits))
+    logits -= np.median(logits)
     card |= {"mirror": float(np.median(np.abs(logits))), "temperature": float(logits.std())}
     p_fake = probability(predict_logits(network, pixels, card, len(pixels)), card["temperature"])
     card["unsure"] = np.quantile(p_fake, [0.4, 0.6]).tolist()
@@ -121,6 +124,8 @@ def notes_if_seen_as(weighing: Detector, picture: Any, expected: np.ndarray, tol
 def test_answers_on_jpegs_of_the_input_size_are_those_of_the_network(jpegs: list[bytes], folder: Path) -> None:
     network, info = load(folder)
     logits = predict_logits(network, np.stack([decode(jpeg) for jpeg in jpegs]), info, len(jpegs))
+    first_looks = predict_logits(network, np.stack([decode(jpeg) for jpeg in jpegs]), info | {"mirror": 0}, len(jpegs))
+    assert 0 < (np.abs(first_looks) < info["mirror"]).sum() < len(jpegs), "some are to be looked at twice, some once"
     answers = Detector.load(folder).predict(jpegs)
     p_fake = probability(logits, info["temperature"])
     assert [answer.p_fake for answer in answers] == pytest.approx(p_fake.tolist(), abs=1e-5)
@@ -435,6 +440,17 @@ def test_what_cannot_be_read_does_not_stop_the_rest(
 
     status, out, _ = ask(capsys, folder, "gone.jpg", "--json")
     assert (status, len(json.loads(out))) == (1, 1)
+
+
+def test_evidence_is_of_both_looks_whatever_the_answer_needed(jpegs: list[bytes], folder: Path) -> None:
+    detector = Detector.load(folder)
+
+    def both(images: np.ndarray) -> np.ndarray:
+        return (score(detector.session, images, 0)[0] + score(detector.session, images[:, :, ::-1], 0)[0]) / 2
+
+    for jpeg in jpegs[:3]:
+        (expected,) = find_evidence(both, decode(jpeg)[None])
+        assert detector.explain(jpeg).evidence == pytest.approx(expected, abs=1e-5)
 
 
 def test_explanations_are_drawn_below_each_other(

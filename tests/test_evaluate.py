@@ -56,10 +56,12 @@ def write_model(folder: Path) -> None:
         "input_size": 32,
         "mean": [0.35, 0.35, 0.35],
         "std": [0.2, 0.2, 0.2],
-        "mirror": 0.5,
+        "mirror": 0.0,
         "classes": ["FAKE", "REAL"],
         "temperature": TEMPERATURE,
     }
+    first_looks = predict_logits(network, load_split(folder / TEST).images, info, 1000)
+    info["mirror"] = float(np.quantile(np.abs(first_looks), 0.3))
     logits = predict_logits(network, load_split(folder / TEST).images, info, 1000)
     info["threshold"] = float(np.median(probability(logits, TEMPERATURE)))
     info["unsure"] = np.quantile(probability(logits, TEMPERATURE), [0.4, 0.6]).tolist()
