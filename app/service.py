@@ -101,6 +101,8 @@ class Service:
         try:
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 width, height = image.size
+        except Image.DecompressionBombError:  # Pillow's own limit; it does not say the size
+            raise Problem(413, f"the picture is more than {self.settings.max_pixels / 1e6:.3g} megapixels") from None
         except Exception:  # Pillow raises whatever damaged bytes lead it to
             return
         if width * height > self.settings.max_pixels:

@@ -22,7 +22,7 @@ from detector.images import decode
 
 Source = bytes | str | os.PathLike[str] | BinaryIO | Image.Image | np.ndarray
 
-MAX_PIXELS = 100_000_000  # decoded they take 400 MB
+MAX_PIXELS = 100_000_000  # decoded they take 400 MB, with transparency up to 1.2 GB
 MAX_SIDE = 65_535  # JPEG's own; the resampling filter of a strip of 1 x 100,000,000 would take gigabytes
 MAX_BYTES = 2**28
 # A JPEG is decoded at a half, quarter or eighth of its size where that leaves this many times the detector's input: up
@@ -120,6 +120,7 @@ def to_input(image: Image.Image, size: int, data: bytes | None = None) -> tuple[
     # phones write a second picture for the screen's brightness into a JPEG (MPO): no frame
     if getattr(image, "is_animated", False) and image.format != "MPO":
         notes.append(f"only frame {image.tell() + 1} of several")
+    turned = orientation(image)  # a TIFF is turned by Pillow while it is decoded, and then no longer says so
     stored = [str(tile.args) for tile in getattr(image, "tile", [])]  # such as RGB;16B; gone once it is decoded
     sixteen = image.mode.startswith("I;16") or any(re.search(r"\b(LA|RGB[AX]?|CMYK);16", args) for args in stored)
 
@@ -148,6 +149,7 @@ def to_input(image: Image.Image, size: int, data: bytes | None = None) -> tuple[
         picture = picture.convert("RGB")
     if turn is not None:  # FLIP_LEFT_RIGHT is 0
         picture = picture.transpose(turn)
+    if turn is not None or turned is not None:
         notes.append("turned upright as its EXIF orientation says")
 
     pixels = np.asarray(fit(picture, size))

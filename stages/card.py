@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from scipy.stats import binomtest
 
 from detector import LIMIT
 from detector.pictures import FORMATS, MAX_PIXELS, SPARE
@@ -65,6 +66,11 @@ def head(info: dict[str, Any]) -> str:
     return text.getvalue()
 
 
+def interval(accuracy: float, images: int) -> str:
+    low, high = binomtest(round(accuracy * images), images).proportion_ci(0.95, "wilson")
+    return f"{share(low)} to {share(high)}"
+
+
 def body(info: dict[str, Any], reports: dict[str, Any], classes: Iterable[dict[str, str]]) -> str:
     prepare, train, test, export = (reports[name] for name in ("prepare", "train", "test", "export"))
     size, (low, high) = info["input_size"], info["unsure"]
@@ -87,8 +93,10 @@ def body(info: dict[str, Any], reports: dict[str, Any], classes: Iterable[dict[s
         for row in reports["robustness"]
     ]
     by_object = [[row["object_class"], share(float(row["accuracy"])), f"{int(row['count']):,}"] for row in classes]
+    images = prepare["test_fake"] + prepare["test_real"]
     numbers = {
         "Accuracy": share(test["accuracy"]),
+        "95 % interval of the accuracy, for as many other images": interval(test["accuracy"], images),
         "AUROC": f"{test['auroc']:.4f}",
         "Average precision": f"{test['average_precision']:.4f}",
         "F1": f"{test['f1']:.4f}",

@@ -40,7 +40,8 @@ def main() -> None:
         yaml.dump(content, file)
     command(DVC, "push", "--quiet", str(tracker))
     forget()
-    tag = f"{name}-v{1 + len(command('git', 'tag', '--list', f'{name}-v*').split())}"
+    earlier = command("git", "log", "--format=%h", "--", str(tracker)).split()  # tags may have stayed elsewhere
+    tag = f"{name}-v{1 + len(earlier)}"
     size = sum(file.stat().st_size for file in STORE.rglob("*") if file.is_file())
     print(
         f"{folder} is ready; all releases together take {size / 1e6:.1f} MB. Publish it:\n"

@@ -8,12 +8,15 @@ import os
 import re
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +31,22 @@ from tests.conftest import ROOT
 from tests.serving import Server, environment, files, make_model, sample
 
 PICTURES = sample(12)
+REFERENCE = (ROOT / "docs/reference/http.md").read_text()
 BOUNDARY = "----of-the-test"
+PROBLEM = "content-type: application/problem+json"
 
 
 def png(width: int, height: int) -> bytes:
     file = io.BytesIO()
     Image.new("RGB", (width, height), (200, 30, 30)).save(file, "PNG")
     return file.getvalue()
+
+
+def header_of_png(width: int, height: int) -> bytes:
+    """A picture that claims a size and has no pixels."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    return b"\x89PNG\r\n\x1a\n" + chunk + b"\0\0\0\0IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))
 
 
 @pytest.fixture(scope="module")
@@ -184,6 +196,12 @@ def test_what_is_over_a_limit_is_refused_with_what_to_do(strict: Server) -> None
     assert refused(strict.ask(bytes(100_001)), 413) == "file 1 is larger than 0.1 MB"
     assert refused(strict.ask(*PICTURES[:4]), 413) == "too many files: send 3 files in a request"
     assert refused(strict.ask(png(1100, 1000)), 413) == "1100x1000 is more than 1 megapixels"
+    bomb = header_of_png(30_000, 30_000)
+    assert refused(strict.ask(bomb), 413) == "the picture is more than 1 megapixels"
+    explain = partial(strict.client.post, "/v1/explain")
+    assert refused(explain(files=files(bomb)), 413) == "the picture is more than 1 megapixels"
+    assert refused(explain(files=files(png(1100, 1000))), 413) == "1100x1000 is more than 1 megapixels"
+    assert refused(explain(files=files(bytes(100_001))), 413) == "file 1 is larger than 0.1 MB"
     rows = strict.ask(png(1100, 1000), PICTURES[0]).json()["answers"]
     assert (rows[0]["error"], rows[1]["error"]) == ("1100x1000 is more than 1 megapixels", None)
     assert strict.ask(png(1000, 1000)).status_code == 200
@@ -225,15 +243,16 @@ def test_a_body_is_refused_while_it_streams_in_and_never_held_whole(model: Path)
         after = int(re.search(r"VmHWM:\s+(\d+)", status.read_text())[1])  # type: ignore[index]
         assert after - before < 30_000, "kB"
 
-        connection = begin(server, b"", length=10**10)
-        assert rest(connection).split(" ")[1] == "413"
+        said = rest(begin(server, b"", length=10**10))
+        assert (said.split(" ")[1], PROBLEM in said) == ("413", True)
         assert server.ask(*PICTURES).status_code == 200
 
 
 def test_who_is_too_slow_is_told_so(strict: Server) -> None:
     started = time.monotonic()
     connection = begin(strict, body(PICTURES[0])[:500], length=5000)
-    assert rest(connection).split(" ")[1] == "408"
+    said = rest(connection)
+    assert (said.split(" ")[1], PROBLEM in said) == ("408", True)
     assert 1.4 < time.monotonic() - started < 5
     assert strict.ask(PICTURES[0]).status_code == 200
 
@@ -401,6 +420,8 @@ def test_openapi_has_examples_of_the_form_of_real_answers(server: Server) -> Non
     for path, operation in (("/v1/predict", "post"), ("/v1/explain", "post")):
         for status, response in api["paths"][path][operation]["responses"].items():
             assert ("application/problem+json" in response["content"]) == (status != "200")
+            assert status == "200" or f"| {status} |" in REFERENCE
+    assert all(f"{path}`" in REFERENCE for path in api["paths"])
 
 
 def start(models: Path | str, **settings: Any) -> tuple[int, str]:

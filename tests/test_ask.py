@@ -42,14 +42,14 @@ def encoded(image: Image.Image, form: str, **options: Any) -> bytes:
     return file.getvalue()
 
 
-def png(width: int, height: int, depth: int, rows: bytes) -> bytes:
-    """An RGB PNG by hand: its header may claim what is not there."""
+def png(width: int, height: int, depth: int, rows: bytes, kind_of_colour: int = 2) -> bytes:
+    """A PNG by hand, RGB (2), grey with alpha (4) or RGBA (6): its header may claim what is not there."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
-    header = struct.pack(">IIBBBBB", width, height, depth, 2, 0, 0, 0)
-    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    header = struct.pack(">IIBBBBB", width, height, depth, kind_of_colour, 0, 0, 0)
+    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows, 1)) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + chunks
 
 
@@ -171,6 +171,17 @@ def test_photos_are_turned_upright(rgb: np.ndarray, weighing: Detector) -> None:
     p_fake = sorted(answer.p_fake for answer in weighing.predict(list(upright.values())))
     assert min(np.diff(p_fake)) > 1e-6, "the eight are not told apart, so nothing was compared"
 
+    for form, options in (("PNG", {}), ("WEBP", {"lossless": True}), ("TIFF", {})):
+        exif = Image.Exif()
+        exif[ORIENTATION] = 6
+        turned = encoded(image, form, exif=exif, **options)
+        assert "upright" in notes_if_seen_as(weighing, turned, np.rot90(rgb, -1)), form
+
+
+def test_damaged_exif_is_passed_over(rgb: np.ndarray, weighing: Detector) -> None:
+    data = encoded(Image.fromarray(rgb), "JPEG", quality=95, exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
+    assert notes_if_seen_as(weighing, data, decode(data)) == ""
+
 
 def test_a_pil_image_is_left_as_it_is(rgb: np.ndarray, weighing: Detector) -> None:
     exif = Image.Exif()
@@ -197,6 +208,12 @@ def test_transparency_is_put_on_white_and_said(rgb: np.ndarray, weighing: Detect
     veiled = encoded(Image.fromarray(np.concatenate([rgb, alpha], axis=2)), "PNG")
     assert "white" in notes_if_seen_as(weighing, veiled, on_white, tolerance=2e-3)
 
+    alpha[:, :16] = 0
+    alpha[:, 16:] = 255
+    grey = np.concatenate([rgb[..., :1], alpha], axis=2)
+    on_white = np.where(alpha == 0, 255, np.stack([rgb[..., 0]] * 3, axis=2)).astype(np.uint8)
+    assert "white" in notes_if_seen_as(weighing, encoded(Image.fromarray(grey, "LA"), "PNG"), on_white)
+
     palette = Image.fromarray(rgb).quantize(16)
     indices = np.asarray(palette)
     on_white = np.where(indices[..., None] == indices[5, 5], 255, np.asarray(palette.convert("RGB"))).astype(np.uint8)
@@ -213,6 +230,15 @@ def test_sixteen_bits_keep_their_brightness(rgb: np.ndarray, weighing: Detector)
     deep = png(32, 32, 16, b"".join(b"\0" + row.tobytes() for row in rows))
     assert notes_if_seen_as(weighing, deep, rgb) == "16 bits made 8"
 
+    scan = encoded(Image.fromarray(grey.astype(np.uint16) << 8 | 0x5A), "TIFF")
+    assert "16 bits made 8; grey made RGB" in notes_if_seen_as(weighing, scan, np.stack([grey] * 3, axis=2))
+
+    for kind_of_colour, channels, seen in ((6, rgb, rgb), (4, grey[..., None], np.stack([grey] * 3, axis=2))):
+        alpha = np.full((32, 32, 1), 0xFFFF, np.uint16)
+        rows = np.concatenate([channels.astype(np.uint16) << 8 | 0x5A, alpha], axis=2).astype(">u2")
+        deep = png(32, 32, 16, b"".join(b"\0" + row.tobytes() for row in rows), kind_of_colour)
+        assert "16 bits made 8" in notes_if_seen_as(weighing, deep, seen)
+
 
 def test_other_colours_become_rgb(rgb: np.ndarray, weighing: Detector) -> None:
     image = Image.fromarray(rgb)
@@ -222,17 +248,19 @@ def test_other_colours_become_rgb(rgb: np.ndarray, weighing: Detector) -> None:
         assert opened.mode == "CMYK"
         from_cmyk = np.asarray(opened.convert("RGB"))
     assert np.abs(from_cmyk.astype(int) - rgb).mean() < 12, "the colours are inverted"
-    kinds = {
-        "grey made RGB": (encoded(grey, "PNG"), np.asarray(grey.convert("RGB"))),
-        "black and white made RGB": (encoded(bilevel, "PNG"), np.asarray(bilevel.convert("RGB"))),
-        "palette made RGB": (encoded(palette, "GIF"), np.asarray(palette.convert("RGB"))),
-        "CMYK made RGB": (cmyk, from_cmyk),
-    }
-    for note, (data, expected) in kinds.items():
+    for note, data, expected in (
+        ("grey made RGB", encoded(grey, "PNG"), np.asarray(grey.convert("RGB"))),
+        ("black and white made RGB", encoded(bilevel, "PNG"), np.asarray(bilevel.convert("RGB"))),
+        ("palette made RGB", encoded(palette, "GIF"), np.asarray(palette.convert("RGB"))),
+        ("CMYK made RGB", cmyk, from_cmyk),
+        ("CMYK made RGB", encoded(image.convert("CMYK"), "TIFF"), rgb),
+    ):
         assert notes_if_seen_as(weighing, data, expected) == note
 
 
-@pytest.mark.parametrize(("form", "options"), [("GIF", {}), ("WEBP", {"lossless": True})])
+@pytest.mark.parametrize(
+    ("form", "options"), [("GIF", {}), ("WEBP", {"lossless": True}), ("PNG", {}), ("TIFF", {"compression": "raw"})]
+)
 def test_of_an_animation_the_first_frame_is_looked_at(
     form: str, options: dict[str, Any], jpegs: list[bytes], weighing: Detector
 ) -> None:
@@ -243,6 +271,14 @@ def test_of_an_animation_the_first_frame_is_looked_at(
     with Image.open(io.BytesIO(data)) as opened:
         opened.seek(1)  # there are two
     assert "frame 1 of several" in notes_if_seen_as(weighing, data, np.asarray(first.convert("RGB")))
+
+
+def test_the_second_picture_that_phones_add_is_no_frame(jpegs: list[bytes], weighing: Detector) -> None:
+    first, second = (Image.fromarray(decode(jpeg)) for jpeg in jpegs[:2])
+    data = encoded(first, "MPO", save_all=True, append_images=[second], quality=95)
+    with Image.open(io.BytesIO(data)) as opened:
+        assert opened.format == "MPO"
+    assert notes_if_seen_as(weighing, data, decode(encoded(first, "JPEG", quality=95))) == ""
 
 
 def test_notes_warn_the_more_a_picture_was_resized(weighing: Detector) -> None:
@@ -288,10 +324,22 @@ def test_a_large_jpeg_is_seen_as_its_pixels_are(rgb: np.ndarray, weighing: Detec
 
 def unreadable(jpeg: bytes) -> dict[str, tuple[bytes, str]]:
     """File name: content, what is said of it."""
-    return {
+    image = Image.fromarray(decode(jpeg))
+    cut = {
+        f"cut.{form.lower()}": (encoded(picture, form)[:-60], "damaged picture")
+        for form, picture in (
+            ("PNG", image),
+            ("GIF", image),
+            ("WEBP", image),
+            ("TIFF", image),
+            ("JPEG", image.convert("L")),
+        )
+    }
+    return cut | {
         "bomb.png": (png(30_000, 30_000, 8, b""), "more than 100 megapixels"),
         "cut.jpg": (jpeg[:-40], "damaged picture"),
         "empty.png": (b"", "the file is empty"),
+        "float.tiff": (encoded(Image.new("F", (32, 32)), "TIFF"), "32 bits a pixel, with no fixed white"),
         "large.png": (png(11_000, 11_000, 8, b""), "11000x11000 is more than 100 megapixels"),
         "phone.heic": (b"\0\0\0\x18ftypheic" + bytes(16), "HEIC or a film, which cannot be read: save it as JPEG"),
         "strip.png": (png(1, 70_000, 8, b""), "1x70000 is more than 65,535 pixels in a row"),
@@ -313,6 +361,30 @@ def test_python_is_told_which_picture_cannot_be_read_and_why(jpegs: list[bytes],
     for picture in one:
         with pytest.raises(UserError, match=r"predict\(\[picture\]\)"):
             weighing.predict(picture)
+
+
+def test_a_bomb_is_refused_without_being_unpacked(folder: Path, tmp_path: Path) -> None:
+    bomb = tmp_path / "bomb.png"
+    bomb.write_bytes(png(10_500, 10_500, 8, bytes(10_500 * 31_501)))  # 331 MB of pixels
+    assert bomb.stat().st_size < 2e6
+    code = """
+import resource, sys
+from detector import Detector
+from detector.errors import UserError
+
+detector = Detector.load(sys.argv[1])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    detector.predict([sys.argv[2]])
+except UserError as error:
+    print(error, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024, sep="; ")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, folder, bomb], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    reason, megabytes = done.stdout.split("; ")
+    assert reason == f"{bomb}: 10500x10500 is more than 100 megapixels"
+    assert int(megabytes) < 20
 
 
 def test_a_model_that_lacks_something_is_refused(weighing: Detector) -> None:

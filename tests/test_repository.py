@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from matplotlib.image import imread
 
+from app.schemas import PHOTOGRAPH
 from tests.conftest import BIN, ROOT, Project
 
 MAKEFILE = (ROOT / "Makefile").read_text()
@@ -114,3 +115,27 @@ def test_a_fresh_clone_has_nothing_to_reproduce(clone: Project) -> None:
 def test_the_table_in_the_readme_is_what_the_published_commits_say(clone: Project) -> None:
     clone.stage("leaderboard")
     assert clone.run("git", "status", "--short").stdout == ""
+
+
+def test_the_released_models_come_with_a_clone_and_know_what_they_are_shown(clone: Project) -> None:
+    # a proxy that is not there: whoever asks the network fails
+    clone.env |= {"HTTPS_PROXY": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9"}
+    clone.run("dvc", "pull", "-r", "released", "models/resnet18", "models/vit_tiny", timeout=60)
+    truth = {"ship.png": "FAKE", "frog.png": "FAKE", "cat.jpg": "REAL", "astronaut.jpg": "REAL", "coffee.jpg": None}
+    files = [f"app/static/examples/{name}" for name in truth]
+    for model in ("resnet18", "vit_tiny"):
+        command = [sys.executable, "-m", "detector", *files, "--model", f"models/{model}", "--json"]
+        rows = {Path(row["file"]).name: row for row in json.loads(clone.run(*command).stdout)}
+        assert {name: rows[name]["verdict"] for name, verdict in truth.items() if verdict} == {
+            name: verdict for name, verdict in truth.items() if verdict
+        }
+        if model == "resnet18":  # what the API's description gives as its answer
+            said = rows["coffee.jpg"] | {"file": "coffee.jpg", "p_fake": round(rows["coffee.jpg"]["p_fake"], 2)}
+            assert said == PHOTOGRAPH | {"p_fake": round(PHOTOGRAPH["p_fake"], 2)}
+
+
+def test_every_metric_is_explained() -> None:
+    explained = set(re.findall(r"`(\w+)`", (ROOT / "docs/reference/metrics.md").read_text()))
+    for name in ("test", "export"):
+        names = json.loads((ROOT / f"metrics/{name}.json").read_text())
+        assert {name for name in names if name not in explained and not name.startswith("unlike_")} == set()

@@ -305,8 +305,14 @@ find(".examples").onclick = async ({ target }) => {
   const chosen = target.closest("button");
   if (!chosen) return;
   const { example: name, truth } = chosen.dataset;
-  const blob = await (await fetch(`static/examples/${name}`)).blob();
-  add([new File([blob], name, { type: blob.type })], truth);
+  try {
+    const response = await fetch(`static/examples/${name}`);
+    if (!response.ok) throw new Error(response.statusText);
+    const blob = await response.blob();
+    add([new File([blob], name, { type: blob.type })], truth);
+  } catch {
+    status.textContent = "The example could not be fetched: is the service still running?";
+  }
 };
 find("#clear").onclick = () => {
   for (const { card } of [...list.children]) card.remove();
