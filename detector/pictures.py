@@ -120,9 +120,9 @@ def to_input(image: Image.Image, size: int, data: bytes | None = None) -> tuple[
     # phones write a second picture for the screen's brightness into a JPEG (MPO): no frame
     if getattr(image, "is_animated", False) and image.format != "MPO":
         notes.append(f"only frame {image.tell() + 1} of several")
-    turned = orientation(image)  # a TIFF is turned by Pillow while it is decoded, and then no longer says so
     stored = [str(tile.args) for tile in getattr(image, "tile", [])]  # such as RGB;16B; gone once it is decoded
     sixteen = image.mode.startswith("I;16") or any(re.search(r"\b(LA|RGB[AX]?|CMYK);16", args) for args in stored)
+    turned = orientation(image)  # a TIFF is turned by Pillow while it is decoded, and then no longer says so
 
     if data is not None:
         image.draft(None, (SPARE * size, SPARE * size))  # of other formats than JPEG it does nothing
