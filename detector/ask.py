@@ -87,6 +87,8 @@ class Detector:
         if info["classes"] != CLASSES:
             raise UserError(f"the model has the classes {info['classes']}, expected {CLASSES}")
         self.session, self.info = session, info
+        # a graph with both looks inside, of a release before these were apart, says True
+        self.cut, self.every = (0.0, 0.0) if info["mirror"] is True else (info["mirror"], math.inf)
 
     @classmethod
     def load(cls, folder: str | Path = "models/resnet18", threads: int | None = None) -> "Detector":
@@ -157,7 +159,7 @@ class Detector:
         """Score all the pictures together. Raises UserError where the model's scores are not finite."""
         if not pictures:
             return []
-        logit, distance = score(self.session, np.stack([looked.pixels for looked in pictures]), self.info["mirror"])
+        logit, distance = score(self.session, np.stack([looked.pixels for looked in pictures]), self.cut)
         p_fake = np.exp(-np.logaddexp(0, -logit.astype(np.float64) / self.info["temperature"]))
         times = distance.astype(np.float64) / self.info["ood"]["threshold"]
         return [
@@ -168,7 +170,7 @@ class Detector:
         """Answer for one picture, and show where the evidence lies. Raises UserError where it cannot be read."""
         looked = self.look(picture)
         (answer,) = self.answer([looked])
-        (evidence,) = find_evidence(lambda images: score(self.session, images, math.inf)[0], looked.pixels[None])
+        (evidence,) = find_evidence(lambda images: score(self.session, images, self.every)[0], looked.pixels[None])
         drawing = draw(looked.pixels, evidence, f"{answer.verdict}, P(FAKE) {percent(answer.p_fake)}")
         return Explanation(answer, evidence, drawing)
 

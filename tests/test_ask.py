@@ -525,6 +525,15 @@ def test_evidence_is_of_both_looks_whatever_the_answer_needed(jpegs: list[bytes]
         assert detector.explain(jpeg).evidence == pytest.approx(expected, abs=1e-5)
 
 
+def test_a_graph_that_has_the_mirror_image_inside_is_asked_once(jpegs: list[bytes], folder: Path) -> None:
+    session = Detector.load(folder).session
+    card = json.loads((folder / "model.json").read_text())
+    once, earlier = Detector(session, card | {"mirror": 0.0}), Detector(session, card | {"mirror": True})
+    assert earlier.predict(jpegs) == once.predict(jpegs)
+    (expected,) = find_evidence(lambda images: score(session, images, 0)[0], decode(jpegs[0])[None])
+    assert (earlier.explain(jpegs[0]).evidence == expected).all()
+
+
 def test_explanations_are_drawn_below_each_other(
     album: Path, folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
