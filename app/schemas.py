@@ -9,8 +9,8 @@ from detector import LIMIT
 
 PHOTOGRAPH: dict[str, Any] = {
     "file": "coffee.jpg",
-    "verdict": "FAKE",
-    "p_fake": 0.9893,
+    "verdict": "UNSURE",
+    "p_fake": 0.5505,
     "notes": [
         "300x200 made 32x32, proportions not kept",
         "9.38 times smaller: nearly all detail is lost, the answer says little",
@@ -26,10 +26,21 @@ DAMAGED: dict[str, Any] = {
     "unlike": None,
     "error": "the file is empty",
 }
+EVIDENCE = [
+    [0.42, 0.23, 0.52, 0.61, 0.62, 0.53, -0.03, -0.08],
+    [0.32, 0.59, 0.93, 0.48, 0.54, 0.77, 0.08, -0.26],
+    [0.08, 0.98, 1.25, 0.18, 0.39, 1.18, 0.43, -0.43],
+    [-0.2, 0.69, 1.02, 0.53, 1.05, 1.34, 0.49, -0.21],
+    [-0.29, 0.15, 0.4, 0.83, 1.48, 0.79, 0.01, -0.04],
+    [0.1, 0.19, 0.09, 0.58, 1.01, 0.35, -0.02, 0.0],
+    [0.0, 0.32, 0.46, 0.42, 0.79, 0.6, 0.14, 0.11],
+    [-0.45, 0.16, 0.66, 0.28, 0.76, 0.73, 0.04, 0.14],
+]
 REFUSED = {"type": "about:blank", "title": "Service Unavailable", "status": 503, "detail": "too many requests"}
 EXAMPLES: dict[str, dict[str, Any]] = {  # by the names of the classes below
     "Answered": PHOTOGRAPH,
     "Predicted": {"model": "resnet18", "answers": [PHOTOGRAPH, DAMAGED], "limit": LIMIT},
+    "Explained": {"model": "resnet18", "answer": PHOTOGRAPH, "evidence": EVIDENCE, "limit": LIMIT},
     "Refusal": REFUSED,
 }
 

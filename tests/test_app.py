@@ -414,6 +414,9 @@ def test_openapi_has_examples_of_the_form_of_real_answers(server: Server) -> Non
     for example, answer in zip(schemas["Predicted"]["example"]["answers"], real["answers"], strict=True):
         assert example.keys() == answer.keys()
         assert {name: type(value) for name, value in example.items()} == {k: type(v) for k, v in answer.items()}
+    explained = server.client.post("/v1/explain", files=files(PICTURES[0])).json()
+    assert schemas["Explained"]["example"].keys() == explained.keys()
+    assert [len(row) for row in schemas["Explained"]["example"]["evidence"]] == list(map(len, explained["evidence"]))
     assert schemas["Refusal"]["example"].keys() == server.client.get("/v1/nothing").json().keys()
     (media,) = api["paths"]["/v1/predict"]["post"]["requestBody"]["content"]
     assert media == "multipart/form-data"
