@@ -88,7 +88,9 @@ class Detector:
             raise UserError(f"the model has the classes {info['classes']}, expected {CLASSES}")
         self.session, self.info = session, info
         # a graph with both looks inside, of a release before these were apart, says True
-        self.cut, self.every = (0.0, 0.0) if info["mirror"] is True else (info["mirror"], math.inf)
+        is_inside = info["mirror"] is True
+        self.cut: float = 0.0 if is_inside else info["mirror"]
+        self.every = 0.0 if is_inside else math.inf
 
     @classmethod
     def load(cls, folder: str | Path = "models/resnet18", threads: int | None = None) -> "Detector":
