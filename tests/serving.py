@@ -5,9 +5,11 @@ import os
 import queue
 import re
 import signal
+import struct
 import subprocess
 import sys
 import threading
+import zlib
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -55,6 +57,17 @@ def sample(count: int) -> list[bytes]:
     """JPEGs of 32x32, half of them FAKE."""
     rows = pq.read_table(ROOT / "data/sample/test.parquet").to_pylist()
     return [row["image"]["bytes"] for row in rows[: count // 2] + rows[count // 2 - count :]]
+
+
+def png_by_hand(width: int, height: int, depth: int, rows: bytes, kind_of_colour: int = 2) -> bytes:
+    """A PNG by hand, RGB (2), grey with alpha (4) or RGBA (6): its header may claim what is not there."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", width, height, depth, kind_of_colour, 0, 0, 0)
+    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows, 1)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunks
 
 
 def environment(models: Path | str, **settings: Any) -> dict[str, str]:

@@ -8,12 +8,10 @@ import os
 import re
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import threading
 import time
-import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -28,7 +26,7 @@ from app.batching import Batcher
 from app.settings import Settings
 from detector import LIMIT, Detector
 from tests.conftest import ROOT
-from tests.serving import Server, environment, files, make_model, sample
+from tests.serving import Server, environment, files, make_model, png_by_hand, sample
 
 PICTURES = sample(12)
 REFERENCE = (ROOT / "docs/reference/http.md").read_text()
@@ -40,13 +38,6 @@ def png(width: int, height: int) -> bytes:
     file = io.BytesIO()
     Image.new("RGB", (width, height), (200, 30, 30)).save(file, "PNG")
     return file.getvalue()
-
-
-def header_of_png(width: int, height: int) -> bytes:
-    """A picture that claims a size and has no pixels."""
-    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
-    return b"\x89PNG\r\n\x1a\n" + chunk + b"\0\0\0\0IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +187,7 @@ def test_what_is_over_a_limit_is_refused_with_what_to_do(strict: Server) -> None
     assert refused(strict.ask(bytes(100_001)), 413) == "file 1 is larger than 0.1 MB"
     assert refused(strict.ask(*PICTURES[:4]), 413) == "too many files: send 3 files in a request"
     assert refused(strict.ask(png(1100, 1000)), 413) == "1100x1000 is more than 1 megapixels"
-    bomb = header_of_png(30_000, 30_000)
+    bomb = png_by_hand(30_000, 30_000, 8, b"")
     assert refused(strict.ask(bomb), 413) == "the picture is more than 1 megapixels"
     explain = partial(strict.client.post, "/v1/explain")
     assert refused(explain(files=files(bomb)), 413) == "the picture is more than 1 megapixels"

@@ -4,10 +4,8 @@ import csv
 import io
 import json
 import shutil
-import struct
 import subprocess
 import sys
-import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -31,6 +29,7 @@ from detector.metrics import probability
 from detector.model import build, load, predict_logits
 from stages.export import write_model
 from tests.conftest import ROOT
+from tests.serving import png_by_hand
 
 INFO: dict[str, Any] = {"input_size": 32, "mirror": 0.0, "classes": ["FAKE", "REAL"], "temperature": 1.0}
 ORIENTATION = 0x0112
@@ -40,17 +39,6 @@ def encoded(image: Image.Image, form: str, **options: Any) -> bytes:
     file = io.BytesIO()
     image.save(file, form, **options)
     return file.getvalue()
-
-
-def png(width: int, height: int, depth: int, rows: bytes, kind_of_colour: int = 2) -> bytes:
-    """A PNG by hand, RGB (2), grey with alpha (4) or RGBA (6): its header may claim what is not there."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    header = struct.pack(">IIBBBBB", width, height, depth, kind_of_colour, 0, 0, 0)
-    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows, 1)) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + chunks
 
 
 @pytest.fixture(scope="module")
@@ -227,7 +215,7 @@ def test_sixteen_bits_keep_their_brightness(rgb: np.ndarray, weighing: Detector)
     assert "16 bits made 8; grey made RGB" in notes_if_seen_as(weighing, deep, np.stack([grey] * 3, axis=2))
 
     rows = (rgb.astype(np.uint16) << 8 | 0x5A).astype(">u2")
-    deep = png(32, 32, 16, b"".join(b"\0" + row.tobytes() for row in rows))
+    deep = png_by_hand(32, 32, 16, b"".join(b"\0" + row.tobytes() for row in rows))
     assert notes_if_seen_as(weighing, deep, rgb) == "16 bits made 8"
 
     scan = encoded(Image.fromarray(grey.astype(np.uint16) << 8 | 0x5A), "TIFF")
@@ -236,7 +224,7 @@ def test_sixteen_bits_keep_their_brightness(rgb: np.ndarray, weighing: Detector)
     for kind_of_colour, channels, seen in ((6, rgb, rgb), (4, grey[..., None], np.stack([grey] * 3, axis=2))):
         alpha = np.full((32, 32, 1), 0xFFFF, np.uint16)
         rows = np.concatenate([channels.astype(np.uint16) << 8 | 0x5A, alpha], axis=2).astype(">u2")
-        deep = png(32, 32, 16, b"".join(b"\0" + row.tobytes() for row in rows), kind_of_colour)
+        deep = png_by_hand(32, 32, 16, b"".join(b"\0" + row.tobytes() for row in rows), kind_of_colour)
         assert "16 bits made 8" in notes_if_seen_as(weighing, deep, seen)
 
 
@@ -336,13 +324,13 @@ def unreadable(jpeg: bytes) -> dict[str, tuple[bytes, str]]:
         )
     }
     return cut | {
-        "bomb.png": (png(30_000, 30_000, 8, b""), "more than 100 megapixels"),
+        "bomb.png": (png_by_hand(30_000, 30_000, 8, b""), "more than 100 megapixels"),
         "cut.jpg": (jpeg[:-40], "damaged picture"),
         "empty.png": (b"", "the file is empty"),
         "float.tiff": (encoded(Image.new("F", (32, 32)), "TIFF"), "32 bits a pixel, with no fixed white"),
-        "large.png": (png(11_000, 11_000, 8, b""), "11000x11000 is more than 100 megapixels"),
+        "large.png": (png_by_hand(11_000, 11_000, 8, b""), "11000x11000 is more than 100 megapixels"),
         "phone.heic": (b"\0\0\0\x18ftypheic" + bytes(16), "HEIC or a film, which cannot be read: save it as JPEG"),
-        "strip.png": (png(1, 70_000, 8, b""), "1x70000 is more than 65,535 pixels in a row"),
+        "strip.png": (png_by_hand(1, 70_000, 8, b""), "1x70000 is more than 65,535 pixels in a row"),
         "text.jpg": (b"no picture", "not a picture that can be read"),
     }
 
@@ -365,7 +353,7 @@ def test_python_is_told_which_picture_cannot_be_read_and_why(jpegs: list[bytes],
 
 def test_a_bomb_is_refused_without_being_unpacked(folder: Path, tmp_path: Path) -> None:
     bomb = tmp_path / "bomb.png"
-    bomb.write_bytes(png(10_500, 10_500, 8, bytes(10_500 * 31_501)))  # 331 MB of pixels
+    bomb.write_bytes(png_by_hand(10_500, 10_500, 8, bytes(10_500 * 31_501)))  # 331 MB of pixels
     assert bomb.stat().st_size < 2e6
     code = """
 import resource, sys
