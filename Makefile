@@ -58,7 +58,7 @@ lock: .venv/.run-time ## Check that dvc.lock belongs to the committed code, para
 	esac
 
 docs: .venv/.dev ## Build the documentation as a site: site/index.html
-	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build
 
 format: .venv/.dev ## Rewrite the code in the project's style
 	.venv/bin/ruff check --fix

@@ -106,6 +106,13 @@ def test_examples_are_answered_and_nothing_comes_from_another_host(visit: Visit,
     assert visit.errors == []
 
 
+def test_an_example_that_cannot_be_fetched_is_told(visit: Visit) -> None:
+    visit.page.route("**/static/examples/*", lambda route: route.abort())
+    visit.page.get_by_role("group", name="Or try an example").get_by_role("button").first.click()
+    expect(visit.page.get_by_role("status")).to_contain_text("The example could not be fetched")
+    expect(visit.page.locator(".answer")).to_have_count(0)
+
+
 def test_the_evidence_is_shown_and_hidden(visit: Visit, server: Server) -> None:
     visit.choose(("cat.jpg", JPEGS[0]))
     card = answer(visit.page, "cat.jpg")
