@@ -57,7 +57,7 @@ def compare(name: str, params: dict[str, Any], device: torch.device, arguments: 
     generator = torch.Generator(device).manual_seed(0)
     images = torch.randint(0, 256, (IMAGES, 32, 32, 3), dtype=torch.uint8, generator=generator, device=device)
     pixels = pack(images)
-    targets = torch.randint(0, 2, (IMAGES,), generator=generator, device=device).float()
+    targets = torch.randint(0, 2, (IMAGES, 2), generator=generator, device=device)
 
     def real() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         while True:
@@ -66,7 +66,7 @@ def compare(name: str, params: dict[str, Any], device: torch.device, arguments: 
 
     x, y = next(real())
     resident = itertools.repeat((x, y))
-    network = make_network(spec, device, precision)
+    network = make_network(spec, options, device, precision)
     plain = copy.deepcopy(network)
     small: list[Any] = [module for module in plain.modules() if isinstance(module, SmallMapConv2d)]
     for module in small:
@@ -78,7 +78,7 @@ def compare(name: str, params: dict[str, Any], device: torch.device, arguments: 
     }
     if arguments.precision:
         other = "fp32" if precision == "bf16" else "bf16"
-        variants[other] = stepper(make_network(spec, device, other), spec, options, other, resident)
+        variants[other] = stepper(make_network(spec, options, device, other), spec, options, other, resident)
     if arguments.compile:
         compiled = copy.deepcopy(network)
         compiled.compile()

@@ -53,8 +53,9 @@ def conv_bn_relu(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
     return [convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
 
 
-def build(spec: dict[str, Any], pretrained: bool | str = False) -> nn.Module:
-    """Make the network of one entry of params.yaml's `models`: (N, 3, H, W) float32 -> (N, 1) logits of FAKE.
+def build(spec: dict[str, Any], pretrained: bool | str = False, outputs: int = 1) -> nn.Module:
+    """Make the network of one entry of params.yaml's `models`: (N, 3, H, W) float32 -> (N, outputs) logits, the first
+    that of FAKE.
 
     spec: `timm` (a timm name), `args` (arguments for timm.create_model) and `stem`: `null` keeps timm's own,
     `conv` replaces it by 3x3 convolutions for small images: two of stride 2 instead of a ResNet's 7x7 and its
@@ -69,7 +70,7 @@ def build(spec: dict[str, Any], pretrained: bool | str = False) -> nn.Module:
         _do_not_wait_for_the_hub()
     try:
         network = timm.create_model(
-            name, pretrained=bool(pretrained), pretrained_cfg_overlay=overlay, num_classes=1, **args
+            name, pretrained=bool(pretrained), pretrained_cfg_overlay=overlay, num_classes=outputs, **args
         )
     except (RuntimeError, TypeError, ValueError, AssertionError) as error:
         close = [] if timm.is_model(name) else difflib.get_close_matches(name, timm.list_models())
@@ -160,9 +161,9 @@ def predict_logits(
     logits = []
     for start in progress(range(0, len(images), batch_size)):
         x = normalize(torch.as_tensor(images[start : start + batch_size]).to(device), info)
-        y = network(x)
+        y = network(x)[:, :1]
         if len(close := (y.abs() < info["mirror"]).squeeze(1).nonzero().squeeze(1)):
-            y[close] = (y[close] + network(x[close].flip(3))) / 2
+            y[close] = (y[close] + network(x[close].flip(3))[:, :1]) / 2
         logits.append(y)
     return torch.cat(logits).squeeze(1).float().cpu().numpy()
 

@@ -44,7 +44,7 @@ def pack(images: torch.Tensor) -> torch.Tensor:
 def batches(
     pixels: torch.Tensor, targets: torch.Tensor, batch_size: int, augment: dict[str, Any], generator: torch.Generator
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """One epoch in random order: uint8 (B, H, W, 3) and float32 (B), all on the device of the packed `pixels`.
+    """One epoch in random order: uint8 (B, H, W, 3) and targets (B, ...), all on the device of the packed `pixels`.
 
     A share `augment["damage"]` of each batch is damaged, an equal part of it in each way. Images left over after the
     last full batch wait for the next epoch.

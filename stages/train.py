@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from detector.data import CLASSES, FAKE, Split, load_split
+from detector.data import CLASSES, FAKE, OBJECT_CLASSES, Split, load_split
 from detector.device import claim, describe
 from detector.errors import UserError, replacing, run
 from detector.metrics import choose_threshold, choose_unsure, fit_temperature, probability
@@ -41,7 +41,7 @@ EVALUATION_BATCH = 1000
 def main() -> None:
     params = load_params()
     seed, options, spec = params["seed"], params["train"], model_entry(params)
-    check_shares(options)
+    check_numbers(options)
 
     keep_freed_memory()
     claim()
@@ -60,7 +60,7 @@ def main() -> None:
     state = RunState(digest_of(*code, spec, options, seed, data, versions, weights_digest(spec)))
 
     torch.manual_seed(seed)
-    network = make_network(spec, device, precision)
+    network = make_network(spec, options, device, precision)
     optimizer = make_optimizer(network, spec, precision)
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(spec["ema_decay"]), use_buffers=True)
     judged = average.module if spec["ema_decay"] else network  # what is validated and saved
@@ -68,7 +68,7 @@ def main() -> None:
         network.compile()
 
     pixels = pack(torch.from_numpy(train.images).to(device))
-    targets = torch.from_numpy(train.labels == FAKE).to(device).float()
+    targets = torch.from_numpy(np.stack([train.labels == FAKE, train.object_class], axis=1).astype(np.int64)).to(device)
     batch_size = min(spec["batch_size"], len(train))
     steps_per_epoch, epochs = len(train) // batch_size, spec["epochs"]
     history: list[dict[str, float]] = []  # of each finished epoch
@@ -107,7 +107,7 @@ def main() -> None:
             if spec["ema_decay"]:
                 average.update_parameters(network)
             loss_sum += loss
-            correct += ((logits > 0) == (y > 0.5)).sum()
+            correct += ((logits > 0) == (y[:, 0] == 1)).sum()
             # reading a number waits for the device, so it is done now and then
             if step % 20 == 0 or step == steps_per_epoch:
                 seen = step * batch_size
@@ -143,6 +143,7 @@ def main() -> None:
     bar.close()
 
     judged.load_state_dict(best)
+    keep_first_output(judged)
     if options["mirror"]:
         first_looks = predict_logits(judged, val.images, info, EVALUATION_BATCH)
         info["mirror"] = float(np.quantile(np.abs(first_looks), options["mirror"]))
@@ -197,7 +198,7 @@ def describe_model(params: dict[str, Any], spec: dict[str, Any], train: Split) -
     }
 
 
-def check_shares(options: dict[str, Any]) -> None:
+def check_numbers(options: dict[str, Any]) -> None:
     """Raise UserError for what would otherwise be noticed after the last epoch, or never."""
     sure = options["sure"]
     if not isinstance(sure, float) or not 0 < sure < 1:
@@ -205,6 +206,9 @@ def check_shares(options: dict[str, Any]) -> None:
     for name, share in (("augment.damage", options["augment"]["damage"]), ("mirror", options["mirror"])):
         if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
             raise UserError(f"train.{name} is {share!r} in params.yaml: a share of the images, 0 to 1")
+    weight = options["object_loss"]
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
+        raise UserError(f"train.object_loss is {weight!r} in params.yaml: a weight such as 0.3; 0 for none")
 
 
 def choose_precision(wanted: str, device: torch.device) -> str:
@@ -221,15 +225,26 @@ def choose_precision(wanted: str, device: torch.device) -> str:
     return "bf16" if quick or torch.cpu._is_amx_tile_supported() else "fp32"
 
 
-def make_network(spec: dict[str, Any], device: torch.device, precision: str) -> torch.nn.Module:
+def make_network(
+    spec: dict[str, Any], options: dict[str, Any], device: torch.device, precision: str
+) -> torch.nn.Module:
     """The network at the start, on its device, in the form in which it trains fastest."""
-    network = build(spec, weights_path(spec)).to(memory_format=torch.channels_last).to(device)
+    # after the logit of FAKE those of the object classes, a second task while training
+    outputs = 1 + len(OBJECT_CLASSES) if options["object_loss"] else 1
+    network = build(spec, weights_path(spec), outputs).to(memory_format=torch.channels_last).to(device)
     if device.type == "cpu" and precision == "bf16":
         modules: list[Any] = list(network.modules())
         for module in modules:
             if hasattr(module, "fused_attn"):  # in bf16 a step of vit_tiny takes 2.7 times as long with torch's own
                 module.fused_attn = False
     return network
+
+
+def keep_first_output(network: Any) -> None:
+    """Leave a trained network the logit of FAKE alone, without the object classes."""
+    classifier = network.get_classifier()
+    for name, parameter in list(classifier.named_parameters()):
+        setattr(classifier, name, torch.nn.Parameter(parameter[:1].detach().clone()))
 
 
 def weights_path(spec: dict[str, Any]) -> bool | str:
@@ -244,16 +259,17 @@ def weights_digest(spec: dict[str, Any]) -> str | None:
     return digest_of(Path(path)) if isinstance(path, str) and Path(path).is_file() else None
 
 
-def make_optimizer(network: torch.nn.Module, spec: dict[str, Any], precision: str) -> torch.optim.Optimizer:
+def make_optimizer(network: Any, spec: dict[str, Any], precision: str) -> torch.optim.Optimizer:
     """Weight decay is for matrices and kernels only; biases, norms and position embeddings go without."""
     hidden: list[torch.nn.Parameter] = []
-    outer: list[torch.nn.Parameter] = []  # of the first layer, which sees colours, and the last, which gives one logit
+    outer: list[torch.nn.Parameter] = []  # of the first layer, which sees colours, and the last, which gives logits
     others: list[torch.nn.Parameter] = []
+    last = {id(parameter) for parameter in network.get_classifier().parameters()}
     for name, parameter in network.named_parameters():
         if parameter.ndim < 2 or name in ("pos_embed", "cls_token"):
             others.append(parameter)
         else:
-            (hidden if parameter.shape[1] > 3 and parameter.shape[0] > 1 else outer).append(parameter)
+            (outer if parameter.shape[1] <= 3 or id(parameter) in last else hidden).append(parameter)
     groups: list[dict[str, Any]] = [
         {"params": hidden, "weight_decay": spec["weight_decay"], "orthogonal": True},
         {"params": outer, "weight_decay": spec["weight_decay"], "orthogonal": False},
@@ -284,15 +300,22 @@ def train_step(
     options: dict[str, Any],
     precision: str,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """One update on normalized images x (B, 3, H, W) and targets y (B): the loss () and logits (B), detached."""
+    """One update on normalized images x (B, 3, H, W) and int64 y (B, 2): is it FAKE, its object class or -1.
+
+    Returns the loss () and the logits (B) of FAKE, detached.
+    """
     for group in optimizer.param_groups:
         group["lr"] = rate
     with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
-        logits = network(x).squeeze(1)
-    smooth = options["label_smoothing"]
-    loss = F.binary_cross_entropy_with_logits(logits.float(), y * (1 - smooth) + smooth / 2)
+        outputs = network(x)
+    logits, object_logits = outputs[:, 0].float(), outputs[:, 1:].float()
+    loss = F.binary_cross_entropy_with_logits(logits, y[:, 0].float())
+    total = loss
+    if options["object_loss"]:
+        entropy = F.cross_entropy(object_logits, y[:, 1], ignore_index=-1, reduction="sum") / len(y)
+        total = loss + options["object_loss"] * entropy
     optimizer.zero_grad()
-    loss.backward()
+    total.backward()
     if options["gradient_clip"]:
         torch.nn.utils.clip_grad_norm_(network.parameters(), options["gradient_clip"])
     optimizer.step()

@@ -96,7 +96,7 @@ def test_what_is_not_fit_to_be_published_is_refused(here: Project) -> None:
 
     assert "is a tiny, no resnet18" in refused("resnet18")
 
-    here.set(train__label_smoothing=0.2)
+    here.set(train__object_loss=0.2)
     assert "dvc.lock is not up to date: `dvc repro` first" in refused()
     here.run("git", "checkout", "-q", "params.yaml")
 

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from safetensors.numpy import save_file as numpy_save_file
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -205,6 +206,25 @@ def kill_training(project: Project) -> None:
             continue
 
 
+def test_which_object_is_shown_is_learnt_beside_and_left_out_of_the_model(
+    project: Project, train_here: Callable[[], str]
+) -> None:
+    path = project.path / "data/train.safetensors"
+    split = load_split(path)
+    objects = np.arange(len(split), dtype=np.int8) % 10  # the sample's names do not tell
+    tensors = {"images": split.images, "labels": split.labels, "object_class": objects}
+    path.unlink()
+    numpy_save_file(tensors, path, {"split": json.dumps(split.info)})
+    losses = set()
+    for weight in (0, 0.3):
+        project.set(train__object_loss=weight, models__tiny__epochs=1)
+        train_here()
+        losses.add((project.path / "plots/training/plots/metrics/train/loss.tsv").read_text())
+        network, _ = load(project.path / "models/trained")
+        assert network(torch.zeros(1, 3, 32, 32)).shape == (1, 1)
+    assert len(losses) == 2
+
+
 def test_any_other_timm_network_is_one_more_entry(project: Project, train_here: Callable[[], str]) -> None:
     entry = TINY | {"timm": "test_efficientnet", "stem": None, "optimizer": "muon", "epochs": 1, "ema_decay": 0}
     project.set(models__another=entry, model="another")
@@ -226,6 +246,7 @@ def test_any_other_timm_network_is_one_more_entry(project: Project, train_here: 
         ({"train__sure": 99.5}, "train.sure is 99.5 in params.yaml: a share below 1"),
         ({"train__mirror": True}, "train.mirror is True in params.yaml: a share of the images, 0 to 1"),
         ({"train__augment__damage": 2}, "train.augment.damage is 2 in params.yaml: a share of the images, 0 to 1"),
+        ({"train__object_loss": -0.3}, "train.object_loss is -0.3 in params.yaml: a weight such as 0.3; 0 for none"),
         ({"models__tiny__learning_rate": 1e30, "train__gradient_clip": 0}, "the loss is not finite"),
     ],
 )
