@@ -42,12 +42,18 @@ def pack(images: torch.Tensor) -> torch.Tensor:
 
 
 def batches(
-    pixels: torch.Tensor, targets: torch.Tensor, batch_size: int, augment: dict[str, Any], generator: torch.Generator
+    pixels: torch.Tensor,
+    targets: torch.Tensor,
+    batch_size: int,
+    augment: dict[str, Any],
+    generator: torch.Generator,
+    window: int | None = None,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """One epoch in random order: uint8 (B, H, W, 3) and targets (B, ...), all on the device of the packed `pixels`.
 
-    A share `augment["damage"]` of each batch is damaged, an equal part of it in each way. Images left over after the
-    last full batch wait for the next epoch.
+    A share `augment["damage"]` of each batch is damaged, an equal part of it in each way. With `window` a batch has so
+    many rows and columns of its images only, the same of each. Images left over after the last full batch wait for the
+    next epoch.
     """
     size, device, shift = pixels.shape[1], pixels.device, augment["shift"]
     order = torch.randperm(len(pixels), generator=generator, device=device)
@@ -68,6 +74,9 @@ def batches(
             parts = images[:damaged].permute(0, 3, 1, 2).float().tensor_split(len(damages))
             changed = [damage(part, generator) for damage, part in zip(damages, parts, strict=True)]
             images[:damaged] = torch.cat(changed).round_().clamp_(0, 255).byte().permute(0, 2, 3, 1)
+        if window:
+            top, left = torch.randint(size - window + 1, (2,)).tolist()  # on the CPU: a GPU would be waited for
+            images = images[:, top : top + window, left : left + window]
         yield images, targets[chosen]
 
 

@@ -11,7 +11,10 @@ from ruamel.yaml.error import YAMLError
 
 from detector.errors import UserError, run
 
-MODEL_KEYS = "timm args stem pretrained epochs batch_size optimizer learning_rate weight_decay ema_decay".split()
+MODEL_KEYS = (
+    *("timm", "args", "stem", "pretrained", "epochs", "cropped", "batch_size"),
+    *("optimizer", "learning_rate", "weight_decay", "ema_decay"),
+)
 
 
 def main() -> None:

@@ -36,12 +36,13 @@ from stages.params import load_params, model_entry
 from stages.resume import RunState, digest_of, optimizer_tensors, prefixed, restore_optimizer, without_prefix
 
 EVALUATION_BATCH = 1000
+WINDOW = 0.75  # side of what a cropped epoch sees of an image, in that of the image
 
 
 def main() -> None:
     params = load_params()
     seed, options, spec = params["seed"], params["train"], model_entry(params)
-    check_numbers(options)
+    check_numbers(options, spec)
 
     keep_freed_memory()
     claim()
@@ -61,6 +62,9 @@ def main() -> None:
 
     torch.manual_seed(seed)
     network = make_network(spec, options, device, precision)
+    window = round(WINDOW * train.images.shape[1])
+    if spec["cropped"]:
+        check_window(network, window, params["model"], device)
     optimizer = make_optimizer(network, spec, precision)
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(spec["ema_decay"]), use_buffers=True)
     judged = average.module if spec["ema_decay"] else network  # what is validated and saved
@@ -101,7 +105,9 @@ def main() -> None:
         network.train()
         loss_sum = torch.zeros((), device=device)
         correct = torch.zeros((), device=device)
-        for step, (x, y) in enumerate(batches(pixels, targets, batch_size, options["augment"], generator), start=1):
+        seen = window if epoch < spec["cropped"] * epochs else None
+        drawn = batches(pixels, targets, batch_size, options["augment"], generator, seen)
+        for step, (x, y) in enumerate(drawn, start=1):
             rate = learning_rate(spec, options["warmup"], epoch * steps_per_epoch + step, epochs * steps_per_epoch)
             loss, logits = train_step(network, optimizer, normalize(x, info), y, rate, options, precision)
             if spec["ema_decay"]:
@@ -110,9 +116,9 @@ def main() -> None:
             correct += ((logits > 0) == (y[:, 0] == 1)).sum()
             # reading a number waits for the device, so it is done now and then
             if step % 20 == 0 or step == steps_per_epoch:
-                seen = step * batch_size
                 check_finite(loss_sum, epoch)
-                bar.set_postfix(loss=f"{loss_sum.item() / step:.3f}", accuracy=f"{correct.item() / seen:.2%}")
+                accuracy = correct.item() / (step * batch_size)
+                bar.set_postfix(loss=f"{loss_sum.item() / step:.3f}", accuracy=f"{accuracy:.2%}")
                 bar.update((epoch * steps_per_epoch + step) * batch_size - bar.n)
         trained = time.perf_counter()
         validation = judge(predict_logits(judged, val.images, info, EVALUATION_BATCH), val)
@@ -198,17 +204,32 @@ def describe_model(params: dict[str, Any], spec: dict[str, Any], train: Split) -
     }
 
 
-def check_numbers(options: dict[str, Any]) -> None:
+def check_numbers(options: dict[str, Any], spec: dict[str, Any]) -> None:
     """Raise UserError for what would otherwise be noticed after the last epoch, or never."""
     sure = options["sure"]
     if not isinstance(sure, float) or not 0 < sure < 1:
         raise UserError(f"train.sure is {sure!r} in params.yaml: a share below 1, such as 0.995")
-    for name, share in (("augment.damage", options["augment"]["damage"]), ("mirror", options["mirror"])):
+    shares = {
+        "train.augment.damage": (options["augment"]["damage"], "images"),
+        "train.mirror": (options["mirror"], "images"),
+        "cropped": (spec["cropped"], "epochs"),
+    }
+    for name, (share, whole) in shares.items():
         if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
-            raise UserError(f"train.{name} is {share!r} in params.yaml: a share of the images, 0 to 1")
+            raise UserError(f"{name} is {share!r} in params.yaml: a share of the {whole}, 0 to 1")
     weight = options["object_loss"]
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
         raise UserError(f"train.object_loss is {weight!r} in params.yaml: a weight such as 0.3; 0 for none")
+
+
+@torch.no_grad()
+def check_window(network: torch.nn.Module, side: int, name: str, device: torch.device) -> None:
+    """Raise UserError for a network that takes whole images only."""
+    network.eval()  # leaves its running means alone
+    try:
+        network(torch.zeros(1, 3, side, side, device=device))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise UserError(f"{name} cannot see {side}x{side} pixels ({error}): set models.{name}.cropped to 0") from None
 
 
 def choose_precision(wanted: str, device: torch.device) -> str:

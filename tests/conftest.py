@@ -28,6 +28,7 @@ TINY: dict[str, Any] = {
     "stem": "conv",
     "pretrained": False,
     "epochs": 3,
+    "cropped": 0.5,
     "batch_size": 120,
     "optimizer": "sgd",
     "learning_rate": 0.1,

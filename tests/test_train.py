@@ -246,6 +246,11 @@ def test_any_other_timm_network_is_one_more_entry(project: Project, train_here: 
         ({"train__sure": 99.5}, "train.sure is 99.5 in params.yaml: a share below 1"),
         ({"train__mirror": True}, "train.mirror is True in params.yaml: a share of the images, 0 to 1"),
         ({"train__augment__damage": 2}, "train.augment.damage is 2 in params.yaml: a share of the images, 0 to 1"),
+        ({"models__tiny__cropped": 2}, "cropped is 2 in params.yaml: a share of the epochs, 0 to 1"),
+        (
+            {"models__tiny": TINY | {"timm": "vit_tiny_patch16_224", "args": {"img_size": 32, "patch_size": 8}, "stem": None}},
+            "tiny cannot see 24x24 pixels (Input height (24) doesn't match model (32).): set models.tiny.cropped to 0",
+        ),
         ({"train__object_loss": -0.3}, "train.object_loss is -0.3 in params.yaml: a weight such as 0.3; 0 for none"),
         ({"models__tiny__learning_rate": 1e30, "train__gradient_clip": 0}, "the loss is not finite"),
     ],
@@ -326,7 +331,7 @@ def test_training_starts_from_local_weights(project: Project, tmp_path: Path, tr
 def test_vit_weights_for_224_pixels_are_resampled_to_32(tmp_path: Path) -> None:
     weights = timm.create_model("test_vit").state_dict()
     torch.save(weights, tmp_path / "weights.pth")
-    spec = {"timm": "test_vit", "args": {"img_size": 32, "patch_size": 8}, "stem": None}
+    spec = {"timm": "vit_tiny_patch16_224", "args": {"img_size": 32, "patch_size": 8}, "stem": None}
     network = build(spec, str(tmp_path / "weights.pth"))
     assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 1)
     assert torch.equal(network.state_dict()["blocks.0.attn.qkv.weight"], weights["blocks.0.attn.qkv.weight"])
