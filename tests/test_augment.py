@@ -73,6 +73,17 @@ def test_a_share_of_each_batch_is_damaged_and_the_rest_is_not(photographs: np.nd
         assert not changed[20:].any()
 
 
+def test_a_batch_of_windows_has_the_same_rows_and_columns_of_all_its_images(photographs: np.ndarray) -> None:
+    images = torch.from_numpy(photographs)
+    options = {"flip": False, "shift": 0, "damage": 0}
+    corners = [(top, left) for top in range(9) for left in range(9)]
+    met = set()
+    for x, y in batches(pack(images), torch.arange(200.0), 10, options, torch.Generator().manual_seed(0), window=24):
+        whole = images[y.long()]
+        met |= {(t, left) for t, left in corners if torch.equal(x, whole[:, t : t + 24, left : left + 24])}
+    assert 10 < len(met) <= 20  # of 20 batches
+
+
 def test_damage_is_repeatable(photographs: np.ndarray) -> None:
     options = {"flip": True, "shift": 2, "damage": 1}
     pixels, targets = pack(torch.from_numpy(photographs)), torch.zeros(200)

@@ -248,7 +248,10 @@ def test_any_other_timm_network_is_one_more_entry(project: Project, train_here: 
         ({"train__augment__damage": 2}, "train.augment.damage is 2 in params.yaml: a share of the images, 0 to 1"),
         ({"models__tiny__cropped": 2}, "cropped is 2 in params.yaml: a share of the epochs, 0 to 1"),
         (
-            {"models__tiny": TINY | {"timm": "vit_tiny_patch16_224", "args": {"img_size": 32, "patch_size": 8}, "stem": None}},
+            {
+                "models__tiny": TINY
+                | {"timm": "vit_tiny_patch16_224", "args": {"img_size": 32, "patch_size": 8}, "stem": None}
+            },
             "tiny cannot see 24x24 pixels (Input height (24) doesn't match model (32).): set models.tiny.cropped to 0",
         ),
         ({"train__object_loss": -0.3}, "train.object_loss is -0.3 in params.yaml: a weight such as 0.3; 0 for none"),
