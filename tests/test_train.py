@@ -334,7 +334,7 @@ def test_training_starts_from_local_weights(project: Project, tmp_path: Path, tr
 def test_vit_weights_for_224_pixels_are_resampled_to_32(tmp_path: Path) -> None:
     weights = timm.create_model("test_vit").state_dict()
     torch.save(weights, tmp_path / "weights.pth")
-    spec = {"timm": "vit_tiny_patch16_224", "args": {"img_size": 32, "patch_size": 8}, "stem": None}
+    spec = {"timm": "test_vit", "args": {"img_size": 32, "patch_size": 8}, "stem": None}
     network = build(spec, str(tmp_path / "weights.pth"))
     assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 1)
     assert torch.equal(network.state_dict()["blocks.0.attn.qkv.weight"], weights["blocks.0.attn.qkv.weight"])
