@@ -39,7 +39,7 @@ def main() -> None:
 def folder(task: dict[str, Any]) -> None:
     """The loop of most tutorials."""
     device = torch.device("cuda" if GPU() else "cpu")
-    batch_size, epochs, rate = (task["spec"][key] for key in ("batch_size", "epochs", "learning_rate"))
+    batch_size, epochs = task["spec"]["batch_size"], task["spec"]["epochs"]
     loading: dict[str, Any] = {
         "num_workers": task["workers"],
         "persistent_workers": task["workers"] > 0,
@@ -49,11 +49,9 @@ def folder(task: dict[str, Any]) -> None:
     train_loader = DataLoader(train, batch_size, shuffle=True, drop_last=True, **loading)
     val_loader = DataLoader(val, EVALUATION_BATCH, **loading)
     network = make_network(task)
-    optimizer = torch.optim.SGD(
-        network.parameters(), lr=rate, momentum=0.9, nesterov=True, weight_decay=task["spec"]["weight_decay"]
-    )
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.2, momentum=0.9, nesterov=True, weight_decay=5e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=rate, epochs=epochs, steps_per_epoch=len(train_loader)
+        optimizer, max_lr=0.2, epochs=epochs, steps_per_epoch=len(train_loader)
     )
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=task["precision"] == "bf16")
 
@@ -222,7 +220,7 @@ def image_folders(task: dict[str, Any]) -> tuple[ImageFolder, ImageFolder]:
 
 
 def make_network(task: dict[str, Any]) -> nn.Module:
-    """The network of stages.train with the same first weights."""
+    """The network of stages.train, but for the outputs that learn which object an image shows."""
     torch.manual_seed(task["seed"])
     return build(task["spec"]).to(memory_format=torch.channels_last).to("cuda" if GPU() else "cpu")
 

@@ -4,10 +4,11 @@
     CIFAKE_SOURCE=... python -m benchmarks.trainers > benchmarks/results/trainers.md
     python -m benchmarks.trainers --images 1000 --epochs 2 ours folder      a quick look; without CIFAKE on the sample
 
-Each trainer has a process of its own, one after the other, so that threads, memory and imports do not mix: `ours` is
-the stage itself, the others (`folder`, `hf`, `fastai`) are in benchmarks/other_trainers.py. All print the same two
-kinds of lines, which are timed here as they arrive. What is the same for all, and what is each one's own, heads the
-output.
+Ours trains `quick` as params.yaml has it, the others the same network by the recipes that their users take, for as many
+epochs as one says; their schedules are made for that number. Each trainer has a process of its own, one after the
+other, so that threads, memory and imports do not mix: `ours` is the stage itself, the others (`folder`, `hf`, `fastai`)
+are in benchmarks/other_trainers.py. All print the same two kinds of lines, which are timed here as they arrive. What is
+the same for all, and what is each one's own, heads the output.
 """
 
 import argparse
@@ -52,14 +53,15 @@ PACKAGES = {
     "fastai": ["fastai"],
 }
 RECIPES = {
-    "ours": "SGD with Nesterov momentum, linear warm-up and decay, clipped gradients; validates averaged weights; "
-    "saves its state after each epoch; keeps freed memory and shortens the threads' wait (stages/__init__.py)",
-    "folder": "SGD with Nesterov momentum, OneCycleLR with the peak of ours",
+    "ours": "`quick` of params.yaml: Muon, linear warm-up and decay, clipped gradients, the object in the image as a "
+    "second task, the first epochs on windows of 24x24 pixels; validates averaged weights; saves its state after each "
+    "epoch; keeps freed memory and shortens the threads' wait (stages/__init__.py)",
+    "folder": "SGD at 0.2 with Nesterov momentum and weight decay 5e-4, OneCycleLR",
     "hf": "AdamW at 1e-3 with linear decay, clipped gradients (its defaults but for the rate)",
     "fastai": "Adam with fit_one_cycle at 3e-3 (its defaults but for the rate)",
 }
 OUR_ENVIRONMENT = ("GOMP_SPINCOUNT", "CUBLAS_WORKSPACE_CONFIG")  # `import stages` sets these; the others go without
-BEGIN = re.compile(rf"{MODEL}: [\d,]+ parameters, .+")
+BEGIN = re.compile(rf"{MODEL}: [\d,]+ parameters, (.+)")
 EPOCH = re.compile(r"epoch \d+/\d+: .*validation: .*accuracy ([\d.]+)%.*; (\d+) images/s")
 
 
@@ -67,7 +69,7 @@ EPOCH = re.compile(r"epoch \d+/\d+: .*validation: .*accuracy ([\d.]+)%.*; (\d+) 
 class Training:
     """What one trainer printed, and when. One entry of each list an epoch."""
 
-    setting: str = ""  # network, device and precision
+    setting: str = ""  # device and precision
     seconds: list[float] = field(default_factory=list)  # since the first step, at the end of the epoch's validation
     accuracy: list[float] = field(default_factory=list)  # on the validation images
     rate: list[float] = field(default_factory=list)  # images/s while training, without the validation
@@ -95,8 +97,7 @@ def main() -> None:
     dataset = "cifake" if os.environ.get("CIFAKE_SOURCE") else "sample"
     workers = arguments.workers if arguments.workers is not None else min(8, os.cpu_count() or 1) if gpu else 0
 
-    spec = params["models"][MODEL] | {"epochs": arguments.epochs}
-    params["models"][MODEL] = spec
+    spec = params["models"][MODEL]
     params["train"]["precision"] = precision
     params["train"]["augment"]["damage"] = 0  # the others have nothing like it
     params |= {"model": MODEL, "dataset": dataset}
@@ -109,7 +110,7 @@ def main() -> None:
         counts, mean, std, seconds = make_data(project, dataset, params["prepare"], arguments.images)
         task = {
             "model": MODEL,
-            "spec": spec,
+            "spec": spec | {"epochs": arguments.epochs},
             "augment": params["train"]["augment"],
             "seed": params["seed"],
             "precision": precision,
@@ -120,20 +121,21 @@ def main() -> None:
         (project / "task.json").write_text(json.dumps(task))
 
         trainings = {}
-        with tqdm(total=len(arguments.trainers) * arguments.epochs, unit=" epochs", disable=None) as bar:
+        epochs = {name: spec["epochs"] if name == "ours" else arguments.epochs for name in arguments.trainers}
+        with tqdm(total=sum(epochs.values()), unit=" epochs", disable=None) as bar:
             for name in arguments.trainers:
                 bar.set_description(name)
                 trainings[name] = train(name, project, bar)
 
     settings = {training.setting for training in trainings.values()}
     if len(settings) > 1:
-        raise UserError(f"not the same network, device or precision, so nothing to compare: {'; '.join(settings)}")
+        raise UserError(f"not the same device or precision, so nothing to compare: {'; '.join(settings)}")
     print("# Trainers\n")
-    print(f"{settings.pop()}; {os.cpu_count()} cores; {versions(arguments.trainers)}.\n")
-    print(f"- {dataset}: {counts[0]:,} images to train on, {counts[1]:,} to validate on, {arguments.epochs} epochs")
+    print(f"{MODEL}; {settings.pop()}; {os.cpu_count()} cores; {versions(arguments.trainers)}.\n")
+    print(f"- {dataset}: {counts[0]:,} images to train on, {counts[1]:,} to validate on")
     print(
-        f"- the same for all: the images, the network ({MODEL} of params.yaml, made by detector.model.build, small-map "
-        f"convolutions included) and its first weights, channels_last, batches of {spec['batch_size']}, precision, "
+        "- the same for all: the images, the network (of params.yaml, made by detector.model.build, small-map "
+        f"convolutions included), channels_last, batches of {spec['batch_size']}, precision, "
         "mirrored and shifted images, device and threads"
     )
     print(f"- ours reads splits that were decoded, checked and packed once, in {seconds:.1f} s, not counted below")
@@ -154,9 +156,9 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("trainers", nargs="*", metavar="trainer", help=f"{', '.join(NAMES)} (default: all)")
-    parser.add_argument("--images", type=int, default=10_000, help="of a class, validation included (%(default)s)")
-    parser.add_argument("--epochs", type=int, default=8, help="(%(default)s)")
-    parser.add_argument("--accuracy", type=float, default=0.9, help="the time to which is measured (%(default)s)")
+    parser.add_argument("--images", type=int, default=50_000, help="of a class, validation included (%(default)s: all)")
+    parser.add_argument("--epochs", type=int, default=6, help="of the others (%(default)s)")
+    parser.add_argument("--accuracy", type=float, default=0.97, help="the time to which is measured (%(default)s)")
     parser.add_argument("--workers", type=int, help="of the others' DataLoaders (one a core up to 8; 0 without a GPU)")
     arguments = parser.parse_args()
     arguments.trainers = arguments.trainers or list(NAMES)
@@ -222,7 +224,7 @@ def train(name: str, project: Path, bar: tqdm) -> Training:
             for line in process.stdout:
                 now = time.perf_counter()
                 if found := BEGIN.search(line):
-                    training.setting, first_step = found[0], now
+                    training.setting, first_step = found[1], now
                 elif found := EPOCH.search(line):
                     training.seconds.append(now - first_step)
                     training.accuracy.append(float(found[1]) / 100)
