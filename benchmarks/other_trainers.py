@@ -49,9 +49,10 @@ def folder(task: dict[str, Any]) -> None:
     train_loader = DataLoader(train, batch_size, shuffle=True, drop_last=True, **loading)
     val_loader = DataLoader(val, EVALUATION_BATCH, **loading)
     network = make_network(task)
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.2, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    peak = 0.2
+    optimizer = torch.optim.SGD(network.parameters(), lr=peak, momentum=0.9, nesterov=True, weight_decay=5e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=0.2, epochs=epochs, steps_per_epoch=len(train_loader)
+        optimizer, max_lr=peak, epochs=epochs, steps_per_epoch=len(train_loader)
     )
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=task["precision"] == "bf16")
 

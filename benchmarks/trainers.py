@@ -35,9 +35,10 @@ from tqdm import tqdm
 from detector.data import CLASSES, FAKE, REAL
 from detector.device import claim
 from detector.errors import UserError, run
+from detector.model import build
 from stages.params import load_params
 from stages.prepare import Encoded, decode_split, mean_and_std, open_source, pack, validation_mask
-from stages.train import choose_precision
+from stages.train import choose_precision, make_network
 
 MODEL = "quick"
 NAMES = {
@@ -61,7 +62,7 @@ RECIPES = {
     "fastai": "Adam with fit_one_cycle at 3e-3 (its defaults but for the rate)",
 }
 OUR_ENVIRONMENT = ("GOMP_SPINCOUNT", "CUBLAS_WORKSPACE_CONFIG")  # `import stages` sets these; the others go without
-BEGIN = re.compile(rf"{MODEL}: [\d,]+ parameters, (.+)")
+BEGIN = re.compile(rf"{MODEL}: ([\d,]+) parameters, (.+)")
 EPOCH = re.compile(r"epoch \d+/\d+: .*validation: .*accuracy ([\d.]+)%.*; (\d+) images/s")
 
 
@@ -74,6 +75,7 @@ class Training:
     accuracy: list[float] = field(default_factory=list)  # on the validation images
     rate: list[float] = field(default_factory=list)  # images/s while training, without the validation
     whole: float = 0.0  # seconds from the start of the process to its end
+    parameters: int = 0  # of its network
 
     def images_per_second(self) -> float:
         return statistics.median(self.rate[1:] or self.rate)  # the first epoch has the start-up
@@ -127,11 +129,15 @@ def main() -> None:
                 bar.set_description(name)
                 trainings[name] = train(name, project, bar)
 
-    settings = {training.setting for training in trainings.values()}
-    if len(settings) > 1:
-        raise UserError(f"not the same device or precision, so nothing to compare: {'; '.join(settings)}")
+    if ours := trainings.get("ours"):
+        ours.parameters -= object_parameters(spec, params["train"])
+    networks = {(f"{training.parameters:,} parameters", training.setting) for training in trainings.values()}
+    if len(networks) > 1:
+        different = "; ".join(", ".join(network) for network in networks)
+        raise UserError(f"not the same network, device or precision, so nothing to compare: {different}")
+    ((_, setting),) = networks
     print("# Trainers\n")
-    print(f"{MODEL}; {settings.pop()}; {os.cpu_count()} cores; {versions(arguments.trainers)}.\n")
+    print(f"{MODEL}; {setting}; {os.cpu_count()} cores; {versions(arguments.trainers)}.\n")
     print(f"- {dataset}: {counts[0]:,} images to train on, {counts[1]:,} to validate on")
     print(
         "- the same for all: the images, the network (of params.yaml, made by detector.model.build, small-map "
@@ -157,7 +163,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("trainers", nargs="*", metavar="trainer", help=f"{', '.join(NAMES)} (default: all)")
     parser.add_argument("--images", type=int, default=50_000, help="of a class, validation included (%(default)s: all)")
-    parser.add_argument("--epochs", type=int, default=6, help="of the others (%(default)s)")
+    parser.add_argument("--epochs", type=int, default=8, help="of the others (%(default)s)")
     parser.add_argument("--accuracy", type=float, default=0.97, help="the time to which is measured (%(default)s)")
     parser.add_argument("--workers", type=int, help="of the others' DataLoaders (one a core up to 8; 0 without a GPU)")
     arguments = parser.parse_args()
@@ -224,7 +230,8 @@ def train(name: str, project: Path, bar: tqdm) -> Training:
             for line in process.stdout:
                 now = time.perf_counter()
                 if found := BEGIN.search(line):
-                    training.setting, first_step = found[1], now
+                    training.parameters, training.setting = int(found[1].replace(",", "")), found[2]
+                    first_step = now
                 elif found := EPOCH.search(line):
                     training.seconds.append(now - first_step)
                     training.accuracy.append(float(found[1]) / 100)
@@ -239,6 +246,14 @@ def train(name: str, project: Path, bar: tqdm) -> Training:
         sys.stderr.write(log.read_text())
         raise UserError(f"{name} failed with exit status {process.returncode}: see above")
     return training
+
+
+def object_parameters(spec: dict[str, Any], options: dict[str, Any]) -> int:
+    """How many parameters the outputs have that learn which object an image shows: ours has them while it trains."""
+    ours, others = make_network(spec, options, torch.device("cpu"), "fp32"), build(spec)
+    return sum(parameter.numel() for parameter in ours.parameters()) - sum(
+        parameter.numel() for parameter in others.parameters()
+    )
 
 
 def versions(trainers: list[str]) -> str:

@@ -20,7 +20,7 @@ def test_lines_of_every_trainer_are_understood() -> None:
     assert [match and match.groups() for match in found] == [("91.30", "402"), ("90.00", "201")]
     begins = BEGIN.search("quick: 11,170,753 parameters, AMD EPYC, 2 threads, AVX2, fp32\n")
     assert begins
-    assert begins[1] == "AMD EPYC, 2 threads, AVX2, fp32"
+    assert begins.groups() == ("11,170,753", "AMD EPYC, 2 threads, AVX2, fp32")
     assert not EPOCH.search("going on after epoch 2 of 8, from here")
 
 
