@@ -54,11 +54,6 @@ class Project:
         assert (result.returncode == 0) == ok, result.stdout + result.stderr
         return result
 
-    def start_queue(self) -> None:
-        """`dvc queue start`: its worker goes on, and holds on to the pipes that it inherits, so it gets none."""
-        command, quiet = ["dvc", "queue", "start"], subprocess.DEVNULL
-        subprocess.run(command, cwd=self.path, env=self.env, stdout=quiet, stderr=quiet, check=True)
-
     def stage(self, name: str, *arguments: str, ok: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
         return self.run(sys.executable, "-m", f"stages.{name}", *arguments, ok=ok, **options)
 

@@ -176,22 +176,14 @@ def test_a_vit_and_its_optimizers_resume_to_the_byte_too(
 
 def test_a_queued_run_that_was_killed_goes_on_when_it_is_queued_again(project: Project, undisturbed: Project) -> None:
     project.repository()
-    project.run("dvc", "exp", "run", "--queue", "--name", "killed")
-    project.start_queue()
-    deadline = time.monotonic() + 600
-    while not list(project.path.glob(".dvc/tmp/train/*/state.safetensors")):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    sweep = start(project, sys.executable, "-m", "stages.sweep", "-S", "seed=0")
+    wait_for_state(project, sweep)
     kill_training(project)
-    while "Failed" not in project.run("dvc", "queue", "status").stdout:
-        assert time.monotonic() < deadline
-
-    project.run("dvc", "exp", "run", "--queue", "--name", "again")
-    project.start_queue()
-    while "Success" not in project.run("dvc", "queue", "status").stdout:
-        assert time.monotonic() < deadline
-    assert "going on after epoch" in project.run("dvc", "queue", "logs", "again").stdout
-    project.run("dvc", "exp", "apply", "again")
+    said, errors = sweep.communicate(timeout=600)
+    assert sweep.returncode == 0, said + errors
+    again = said.split(" failed: queued again as ")[1].splitlines()[0]
+    assert "going on after epoch" in project.run("dvc", "queue", "logs", again).stdout
+    project.run("dvc", "exp", "apply", again)
     assert weights_digest(project) == weights_digest(undisturbed)
 
 
