@@ -40,7 +40,7 @@ def main() -> None:
     if not start or not end:
         raise UserError(f"README.md has no place for the table: the lines {START} and {END}")
     runs = published_runs()
-    written = "\n\n".join([table(runs), *comparisons(runs)])
+    written = "\n\n".join([markdown(leaderboard(runs)), *comparisons(runs)])
     with replacing(README) as new:
         new.write_text(f"{before}{START}\n{written}\n{END}{after}")
 
@@ -62,15 +62,19 @@ def published_runs() -> list[dict[str, Any]]:
         choices["entry"] = params["models"][params["model"]]
         one = {"choices": json.dumps(choices, sort_keys=True), "model": params["model"], "commit": commit[:7]}
         runs.setdefault((params["model"], params["seed"]), one | {"seed": params["seed"]} | train | test)
-    return sorted(runs.values(), key=lambda one: one["choices"])
+    return sorted(runs.values(), key=lambda one: (one["choices"], one["seed"]))
 
 
-def table(runs: list[dict[str, Any]]) -> str:
-    """The Markdown table, the most accurate model first."""
+def leaderboard(runs: list[dict[str, Any]]) -> list[list[str]]:
+    """A row for each model, the most accurate first."""
     groups = [list(group) for _, group in groupby(runs, key=lambda one: one["choices"])]
     groups.sort(key=lambda group: -fmean(one["accuracy"] for one in group))
-    lines = [HEADER, ["---"] * len(HEADER), *(row(group) for group in groups)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return [HEADER, *(row(group) for group in groups)]
+
+
+def markdown(rows: list[list[str]]) -> str:
+    header, *others = rows
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [header, ["---"] * len(header), *others])
 
 
 def row(group: list[dict[str, Any]]) -> list[str]:
@@ -94,22 +98,29 @@ def row(group: list[dict[str, Any]]) -> list[str]:
 
 
 def comparisons(runs: list[dict[str, Any]]) -> list[str]:
-    """A line for each two published models with the same seed, from the mistakes that their commits list."""
-    wrong: dict[tuple[str, int], set[str]] = {}
+    """A table with a row for each two published models and a column for each seed, from their lists of mistakes."""
+    wrong: dict[str, dict[int, set[str]]] = {}
     for one in runs:
         if command("git", "ls-tree", one["commit"], MISTAKES):
             lines = command("git", "show", f"{one['commit']}:{MISTAKES}").splitlines()[1:]
-            wrong[one["model"], one["seed"]] = {line.split(",")[0] for line in lines}
-    lines = []
-    for (first, seed), (second, other_seed) in combinations(sorted(wrong), 2):
-        if first != second and seed == other_seed:
-            mine, theirs = len(wrong[second, seed] - wrong[first, seed]), len(wrong[first, seed] - wrong[second, seed])
-            p = binomtest(mine, mine + theirs).pvalue if mine + theirs else 1.0
-            lines.append(
-                f"McNemar, seed {seed}: {mine} test images are right with {first} alone, {theirs} with {second} alone "
-                f"(p {'< 0.0001' if p < 0.0001 else f'= {p:.4f}'})."
-            )
-    return lines
+            wrong.setdefault(one["model"], {})[one["seed"]] = {line.split(",")[0] for line in lines}
+    pairs = list(combinations(sorted(wrong), 2))
+    seeds = sorted({seed for first, second in pairs for seed in wrong[first].keys() & wrong[second].keys()})
+    if not seeds:
+        return []
+    rows = [["Images only one gets right", *(f"Seed {seed}" for seed in seeds)]]
+    for first, second in pairs:
+        cells = []
+        for seed in seeds:
+            mine, theirs = wrong[first].get(seed), wrong[second].get(seed)
+            if mine is None or theirs is None:
+                cells.append("-")
+                continue
+            ours, others = len(theirs - mine), len(mine - theirs)
+            p = binomtest(ours, ours + others).pvalue if ours + others else 1.0
+            cells.append(f"{ours} : {others} (p {'< 0.0001' if p < 0.0001 else f'= {p:.4f}'})")
+        rows.append([f"{first} : {second}", *cells])
+    return ["McNemar's exact test, image by image:", markdown(rows)]
 
 
 if __name__ == "__main__":
