@@ -91,7 +91,7 @@ def row(group: list[dict[str, Any]]) -> list[str]:
         group[0]["model"],
         *(number(name) for name in COLUMNS),
         f"{minutes:.0f} min",
-        ", ".join(sorted({one["device"] for one in group})),
+        "; ".join(sorted({one["device"] for one in group})),
         ", ".join(str(one["seed"]) for one in group),
         ", ".join(f"`{one['commit']}`" for one in group),
     ]
