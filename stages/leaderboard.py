@@ -31,7 +31,7 @@ COLUMNS = {  # metrics/test.json: heading
     "accuracy_without_leaked": "Without leaked",
     "corrupted_accuracy": "Damaged",
 }
-HEADER = ["Model", *COLUMNS.values(), "Training", "Hardware", "Seeds", "Commit"]
+HEADER = ["Model", *COLUMNS.values(), "Training", "Seeds", "Commit"]
 
 
 def main() -> None:
@@ -86,12 +86,13 @@ def row(group: list[dict[str, Any]]) -> list[str]:
         spread = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
         return f"{fmean(values):.{digits}f}{spread}{unit}"
 
-    minutes = fmean(one["seconds"] for one in group) / 60
+    seconds: dict[str, list[float]] = {}
+    for one in group:
+        seconds.setdefault(one["device"], []).append(one["seconds"])
     return [
         group[0]["model"],
         *(number(name) for name in COLUMNS),
-        f"{minutes:.0f} min",
-        "; ".join(sorted({one["device"] for one in group})),
+        "; ".join(f"{fmean(times) / 60:.0f} min, {device}" for device, times in seconds.items()),
         ", ".join(str(one["seed"]) for one in group),
         ", ".join(f"`{one['commit']}`" for one in group),
     ]
