@@ -111,17 +111,17 @@ def comparisons(runs: list[dict[str, Any]]) -> list[str]:
         return []
     rows = [["Images only one gets right", *(f"Seed {seed}" for seed in seeds)]]
     for first, second in pairs:
-        cells = []
-        for seed in seeds:
-            mine, theirs = wrong[first].get(seed), wrong[second].get(seed)
-            if mine is None or theirs is None:
-                cells.append("-")
-                continue
-            ours, others = len(theirs - mine), len(mine - theirs)
-            p = binomtest(ours, ours + others).pvalue if ours + others else 1.0
-            cells.append(f"{ours} : {others} (p {'< 0.0001' if p < 0.0001 else f'= {p:.4f}'})")
+        both = wrong[first].keys() & wrong[second].keys()
+        cells = [mcnemar(wrong[first][seed], wrong[second][seed]) if seed in both else "-" for seed in seeds]
         rows.append([f"{first} : {second}", *cells])
     return ["McNemar's exact test, image by image:", markdown(rows)]
+
+
+def mcnemar(first_wrong: set[str], second_wrong: set[str]) -> str:
+    """How many images only the first gets right, how many only the second, and the p-value."""
+    first, second = len(second_wrong - first_wrong), len(first_wrong - second_wrong)
+    p = binomtest(first, first + second).pvalue if first + second else 1.0
+    return f"{first} : {second} (p {'< 0.0001' if p < 0.0001 else f'= {p:.4f}'})"
 
 
 if __name__ == "__main__":

@@ -181,6 +181,7 @@ def test_a_queued_run_that_was_killed_goes_on_when_it_is_queued_again(project: P
     kill_training(project)
     said, errors = sweep.communicate(timeout=600)
     assert sweep.returncode == 0, said + errors
+    assert said.count(" failed: queued again as ") == 1, said
     again = said.split(" failed: queued again as ")[1].splitlines()[0]
     assert "going on after epoch" in project.run("dvc", "queue", "logs", again).stdout
     project.run("dvc", "exp", "apply", again)
