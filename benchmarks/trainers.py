@@ -8,7 +8,7 @@ Ours trains `quick` as params.yaml has it, the others the same network by the re
 epochs as one says; their schedules are made for that number. Each trainer has a process of its own, one after the
 other, so that threads, memory and imports do not mix: `ours` is the stage itself, the others (`folder`, `hf`, `fastai`)
 are in benchmarks/other_trainers.py. All print the same two kinds of lines, which are timed here as they arrive. What is
-the same for all, and what is each one's own, heads the output.
+the same for all, and what is each one's own, heads the output. Ctrl-C ends it with the trainers that are done by then.
 """
 
 import argparse
@@ -122,12 +122,19 @@ def main() -> None:
         }
         (project / "task.json").write_text(json.dumps(task))
 
-        trainings = {}
+        trainings: dict[str, Training] = {}
+        stopped: KeyboardInterrupt | UserError | None = None
         epochs = {name: spec["epochs"] if name == "ours" else arguments.epochs for name in arguments.trainers}
         with tqdm(total=sum(epochs.values()), unit=" epochs", disable=None) as bar:
             for name in arguments.trainers:
                 bar.set_description(name)
-                trainings[name] = train(name, project, bar)
+                try:
+                    trainings[name] = train(name, project, bar)
+                except (KeyboardInterrupt, UserError) as error:
+                    stopped = error  # the trainers before it may have taken hours: what they did is still printed
+                    break
+    if stopped and not trainings:
+        raise stopped
 
     if ours := trainings.get("ours"):
         ours.parameters -= object_parameters(spec, params["train"])
@@ -137,7 +144,7 @@ def main() -> None:
         raise UserError(f"not the same network, device or precision, so nothing to compare: {different}")
     ((_, setting),) = networks
     print("# Trainers\n")
-    print(f"{MODEL}; {setting}; {os.cpu_count()} cores; {versions(arguments.trainers)}.\n")
+    print(f"{MODEL}; {setting}; {os.cpu_count()} cores; {versions(list(trainings))}.\n")
     print(f"- {dataset}: {counts[0]:,} images to train on, {counts[1]:,} to validate on")
     print(
         "- the same for all: the images, the network (of params.yaml, made by detector.model.build, small-map "
@@ -157,6 +164,8 @@ def main() -> None:
     for name, training in trainings.items():
         pairs = zip(training.accuracy, training.seconds, strict=True)
         print(f"- {name}: {', '.join(f'{accuracy:.2%} at {seconds:.0f} s' for accuracy, seconds in pairs)}")
+    if stopped:
+        raise stopped
 
 
 def parse() -> argparse.Namespace:
@@ -269,14 +278,15 @@ def table(trainings: dict[str, Training], accuracy: float) -> str:
     rows = [header, ["---"] + ["---:"] * (len(header) - 1)]
     for name, training in trainings.items():
         rate, reached = training.images_per_second(), training.reached(accuracy)
-        our_reached = ours.reached(accuracy) if ours else None
+        our_reached = ours.reached(accuracy) if ours and name != "ours" else None
+        sooner = times((reached or training.seconds[-1]) / our_reached) if our_reached else ""
         rows.append(
             [
                 f"{name}, {NAMES[name]}",
                 f"{rate:,.0f}",
                 times(ours.images_per_second() / rate) if ours and name != "ours" else "",
                 f"not in {len(training.seconds)} epochs" if reached is None else f"{reached:.0f}",
-                times(reached / our_reached) if reached and our_reached and name != "ours" else "",
+                sooner if reached or not sooner else f"more than {sooner}",
                 f"{max(training.accuracy):.2%}",
                 f"{training.whole:.0f} s",
             ]

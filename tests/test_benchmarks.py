@@ -33,7 +33,7 @@ def test_ratios_are_against_ours() -> None:
     assert [row[1:5] for row in cells] == [
         ["400", "", "20", ""],
         ["200", "2.00 times as fast", "50", "2.50 times as fast"],
-        ["800", "0.50 times as fast", "not in 2 epochs", ""],
+        ["800", "0.50 times as fast", "not in 2 epochs", "more than 2.50 times as fast"],
     ]
 
 
@@ -42,6 +42,24 @@ def test_a_missing_library_is_named_with_what_to_install(monkeypatch: pytest.Mon
     monkeypatch.setattr(sys, "argv", ["trainers", "ours", "fastai"])
     with pytest.raises(UserError, match=r"^fastai not installed: pip install -r benchmarks/requirements\.txt$"):
         trainers.main()
+
+
+def test_what_ended_before_ctrl_c_is_still_printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def train(name: str, *_: object) -> Training:
+        if name == "folder":
+            raise KeyboardInterrupt
+        return Training("some CPU, fp32", [10.0], [0.9], [100.0], 20.0, 2_000_000)
+
+    monkeypatch.delenv("CIFAKE_SOURCE", raising=False)
+    monkeypatch.setattr(trainers, "train", train)
+    monkeypatch.setattr(sys, "argv", ["trainers", "--images", "20", "ours", "folder"])
+    with pytest.raises(KeyboardInterrupt):
+        trainers.main()
+    printed = capsys.readouterr().out
+    assert "| ours, this repository | 100 |" in printed
+    assert "folder" not in printed
 
 
 def test_asking_is_compared_only_where_the_answers_agree() -> None:
