@@ -8,7 +8,8 @@ Ours trains `quick` as params.yaml has it, the others the same network by the re
 epochs as one says; their schedules are made for that number. Each trainer has a process of its own, one after the
 other, so that threads, memory and imports do not mix: `ours` is the stage itself, the others (`folder`, `hf`, `fastai`)
 are in benchmarks/other_trainers.py. All print the same two kinds of lines, which are timed here as they arrive. What is
-the same for all, and what is each one's own, heads the output. Ctrl-C ends it with the trainers that are done by then.
+the same for all, and what is each one's own, heads the output. Ctrl-C or SIGTERM
+ends it with the trainers that are done by then.
 """
 
 import argparse
@@ -123,14 +124,14 @@ def main() -> None:
         (project / "task.json").write_text(json.dumps(task))
 
         trainings: dict[str, Training] = {}
-        stopped: KeyboardInterrupt | UserError | None = None
+        stopped: BaseException | None = None
         epochs = {name: spec["epochs"] if name == "ours" else arguments.epochs for name in arguments.trainers}
         with tqdm(total=sum(epochs.values()), unit=" epochs", disable=None) as bar:
             for name in arguments.trainers:
                 bar.set_description(name)
                 try:
                     trainings[name] = train(name, project, bar)
-                except (KeyboardInterrupt, UserError) as error:
+                except (KeyboardInterrupt, SystemExit, UserError) as error:
                     stopped = error  # the trainers before it may have taken hours: what they did is still printed
                     break
     if stopped and not trainings:

@@ -44,18 +44,19 @@ def test_a_missing_library_is_named_with_what_to_install(monkeypatch: pytest.Mon
         trainers.main()
 
 
-def test_what_ended_before_ctrl_c_is_still_printed(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit(143), UserError("folder failed")])
+def test_what_ended_before_a_stop_is_still_printed(
+    stop: BaseException, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def train(name: str, *_: object) -> Training:
         if name == "folder":
-            raise KeyboardInterrupt
+            raise stop
         return Training("some CPU, fp32", [10.0], [0.9], [100.0], 20.0, 2_000_000)
 
     monkeypatch.delenv("CIFAKE_SOURCE", raising=False)
     monkeypatch.setattr(trainers, "train", train)
     monkeypatch.setattr(sys, "argv", ["trainers", "--images", "20", "ours", "folder"])
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises((KeyboardInterrupt, SystemExit, UserError)):
         trainers.main()
     printed = capsys.readouterr().out
     assert "| ours, this repository | 100 |" in printed
