@@ -8,8 +8,8 @@ Ours trains `quick` as params.yaml has it, the others the same network by the re
 epochs as one says; their schedules are made for that number. Each trainer has a process of its own, one after the
 other, so that threads, memory and imports do not mix: `ours` is the stage itself, the others (`folder`, `hf`, `fastai`)
 are in benchmarks/other_trainers.py. All print the same two kinds of lines, which are timed here as they arrive. What is
-the same for all, and what is each one's own, heads the output. Ctrl-C or SIGTERM
-ends it with the trainers that are done by then.
+the same for all, and what is each one's own, heads the output. What ended before Ctrl-C, SIGTERM
+or a failure is still printed.
 """
 
 import argparse
@@ -124,49 +124,15 @@ def main() -> None:
         (project / "task.json").write_text(json.dumps(task))
 
         trainings: dict[str, Training] = {}
-        stopped: BaseException | None = None
         epochs = {name: spec["epochs"] if name == "ours" else arguments.epochs for name in arguments.trainers}
-        with tqdm(total=sum(epochs.values()), unit=" epochs", disable=None) as bar:
-            for name in arguments.trainers:
-                bar.set_description(name)
-                try:
+        try:
+            with tqdm(total=sum(epochs.values()), unit=" epochs", disable=None) as bar:
+                for name in arguments.trainers:
+                    bar.set_description(name)
                     trainings[name] = train(name, project, bar)
-                except (KeyboardInterrupt, SystemExit, UserError) as error:
-                    stopped = error  # the trainers before it may have taken hours: what they did is still printed
-                    break
-    if stopped and not trainings:
-        raise stopped
-
-    if ours := trainings.get("ours"):
-        ours.parameters -= object_parameters(spec, params["train"])
-    networks = {(f"{training.parameters:,} parameters", training.setting) for training in trainings.values()}
-    if len(networks) > 1:
-        different = "; ".join(", ".join(network) for network in networks)
-        raise UserError(f"not the same network, device or precision, so nothing to compare: {different}")
-    ((_, setting),) = networks
-    print("# Trainers\n")
-    print(f"{MODEL}; {setting}; {os.cpu_count()} cores; {versions(list(trainings))}.\n")
-    print(f"- {dataset}: {counts[0]:,} images to train on, {counts[1]:,} to validate on")
-    print(
-        "- the same for all: the images, the network (of params.yaml, made by detector.model.build, small-map "
-        f"convolutions included), channels_last, batches of {spec['batch_size']}, precision, "
-        "mirrored and shifted images, device and threads"
-    )
-    print(f"- ours reads splits that were decoded, checked and packed once, in {seconds:.1f} s, not counted below")
-    print(f"- the others decode JPEG files at every use, with {workers} DataLoader workers")
-    for name in trainings:
-        print(f"- {name}, {NAMES[name]}: {RECIPES[name]}")
-    print(f"\n{table(trainings, arguments.accuracy)}\n")
-    print(
-        "Images/s: while training, the median of the epochs without the first. Seconds to an accuracy: from the first "
-        "step to the end of the first validation that gave it. Whole process: with imports and what follows training.\n"
-    )
-    print("Validation accuracy at seconds since the first step, after each epoch:\n")
-    for name, training in trainings.items():
-        pairs = zip(training.accuracy, training.seconds, strict=True)
-        print(f"- {name}: {', '.join(f'{accuracy:.2%} at {seconds:.0f} s' for accuracy, seconds in pairs)}")
-    if stopped:
-        raise stopped
+        finally:  # whatever stops one trainer, those before it may have taken hours
+            if trainings:
+                report(trainings, params, counts, seconds, workers, arguments.accuracy)
 
 
 def parse() -> argparse.Namespace:
@@ -271,6 +237,46 @@ def versions(trainers: list[str]) -> str:
     return ", ".join(f"{name} {version(name)}" for name in dict.fromkeys(packages))
 
 
+def report(
+    trainings: dict[str, Training],
+    params: dict[str, Any],
+    counts: tuple[int, int],
+    packing: float,
+    workers: int,
+    accuracy: float,
+) -> None:
+    """Print the Markdown. `counts`: images to train and to validate on; `packing`: seconds that our splits took."""
+    spec = params["models"][MODEL]
+    if ours := trainings.get("ours"):
+        ours.parameters -= object_parameters(spec, params["train"])
+    networks = {(f"{training.parameters:,} parameters", training.setting) for training in trainings.values()}
+    if len(networks) > 1:
+        different = "; ".join(", ".join(network) for network in networks)
+        raise UserError(f"not the same network, device or precision, so nothing to compare: {different}")
+    ((_, setting),) = networks
+    print("# Trainers\n")
+    print(f"{MODEL}; {setting}; {os.cpu_count()} cores; {versions(list(trainings))}.\n")
+    print(f"- {params['dataset']}: {counts[0]:,} images to train on, {counts[1]:,} to validate on")
+    print(
+        "- the same for all: the images, the network (of params.yaml, made by detector.model.build, small-map "
+        f"convolutions included), channels_last, batches of {spec['batch_size']}, precision, "
+        "mirrored and shifted images, device and threads"
+    )
+    print(f"- ours reads splits that were decoded, checked and packed once, in {packing:.1f} s, not counted below")
+    print(f"- the others decode JPEG files at every use, with {workers} DataLoader workers")
+    for name in trainings:
+        print(f"- {name}, {NAMES[name]}: {RECIPES[name]}")
+    print(f"\n{table(trainings, accuracy)}\n")
+    print(
+        "Images/s: while training, the median of the epochs without the first. Seconds to an accuracy: from the first "
+        "step to the end of the first validation that gave it. Whole process: with imports and what follows training.\n"
+    )
+    print("Validation accuracy at seconds since the first step, after each epoch:\n")
+    for name, training in trainings.items():
+        pairs = zip(training.accuracy, training.seconds, strict=True)
+        print(f"- {name}: {', '.join(f'{reached:.2%} at {seconds:.0f} s' for reached, seconds in pairs)}")
+
+
 def table(trainings: dict[str, Training], accuracy: float) -> str:
     """The Markdown table. Ratios say how many times as fast ours is."""
     goal = f"{accuracy * 100:g} %"
@@ -279,13 +285,14 @@ def table(trainings: dict[str, Training], accuracy: float) -> str:
     rows = [header, ["---"] + ["---:"] * (len(header) - 1)]
     for name, training in trainings.items():
         rate, reached = training.images_per_second(), training.reached(accuracy)
-        our_reached = ours.reached(accuracy) if ours and name != "ours" else None
+        reference = ours if name != "ours" else None
+        our_reached = reference.reached(accuracy) if reference else None
         sooner = times((reached or training.seconds[-1]) / our_reached) if our_reached else ""
         rows.append(
             [
                 f"{name}, {NAMES[name]}",
                 f"{rate:,.0f}",
-                times(ours.images_per_second() / rate) if ours and name != "ours" else "",
+                times(reference.images_per_second() / rate) if reference else "",
                 f"not in {len(training.seconds)} epochs" if reached is None else f"{reached:.0f}",
                 sooner if reached or not sooner else f"more than {sooner}",
                 f"{max(training.accuracy):.2%}",
