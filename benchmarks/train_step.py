@@ -2,11 +2,13 @@
 
     python -m benchmarks.train_step > benchmarks/results/train_step.md      every model of params.yaml
     python -m benchmarks.train_step resnet18                                one
+    python -m benchmarks.train_step quick --batches 64 128 256 512 1024     and the curve of batch size
 
 Images/s of the real step (gather, augment, normalize, forward, backward, update, average) over those of the same step
 on one batch that is already there, augmented and normalized. Then the same step without the small-map convolutions and,
-if asked for, in the other precision and compiled. Variants take turns, so that whatever else the machine does meets all
-alike.
+if asked for, in the other precision, compiled and with other batch sizes. Variants take turns, so that whatever else
+the machine does meets all alike, as does a large matrix product: its rate is what the processor can do at most, and the
+network's operations (forward and backward, of plain convolutions, whole images) are given as a share of it.
 """
 
 import argparse
@@ -22,6 +24,7 @@ import stages  # noqa: F401  (sets the environment before torch reads it)
 
 import torch  # isort: skip
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from detector.device import claim, describe
@@ -33,6 +36,7 @@ from stages.train import choose_precision, make_network, make_optimizer, train_s
 
 INFO = {"mean": [0.47, 0.46, 0.42], "std": [0.24, 0.24, 0.27]}  # any numbers will do
 IMAGES = 20_000
+RESIDENT, PRODUCT = "resident batch", "matrix product"
 
 
 def main() -> None:
@@ -43,7 +47,10 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5, help="of each variant (default: %(default)s)")
     parser.add_argument("--precision", action="store_true", help="the other precision too; the slower one")
     parser.add_argument("--compile", action="store_true", help="torch.compile too, which takes a minute to start")
+    parser.add_argument("--batches", type=int, nargs="+", default=[], metavar="N", help="other batch sizes too")
     arguments = parser.parse_args()
+    if any(not 1 <= size <= IMAGES for size in arguments.batches):
+        parser.error(f"--batches are 1 to {IMAGES:,} images")
     claim()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     print(f"# Training step\n\n{describe()}; {os.cpu_count()} cores; torch {torch.__version__}.")
@@ -59,31 +66,67 @@ def compare(name: str, params: dict[str, Any], device: torch.device, arguments: 
     pixels = pack(images)
     targets = torch.randint(0, 2, (IMAGES, 2), generator=generator, device=device)
 
-    def real() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def real(batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         while True:
-            for x, y in batches(pixels, targets, spec["batch_size"], options["augment"], generator):
+            for x, y in batches(pixels, targets, batch_size, options["augment"], generator):
                 yield normalize(x, INFO), y
 
-    x, y = next(real())
+    batch_size = spec["batch_size"]
+    x, y = next(real(batch_size))
     resident = itertools.repeat((x, y))
     network = make_network(spec, options, device, precision)
     plain = copy.deepcopy(network)
     small: list[Any] = [module for module in plain.modules() if isinstance(module, SmallMapConv2d)]
     for module in small:
         module.__class__ = torch.nn.Conv2d
+    operations = operations_per_image(plain, x[:8])
+    # what is timed, and how many images it takes
     variants = {
-        "the real step": stepper(network, spec, options, precision, real()),
-        "resident batch": stepper(network, spec, options, precision, resident),
-        "plain convolutions": stepper(plain, spec, options, precision, resident),
+        "the real step": (stepper(network, spec, options, precision, real(batch_size)), batch_size),
+        RESIDENT: (stepper(network, spec, options, precision, resident), batch_size),
+        "plain convolutions": (stepper(plain, spec, options, precision, resident), batch_size),
     }
     if arguments.precision:
         other = "fp32" if precision == "bf16" else "bf16"
-        variants[other] = stepper(make_network(spec, options, device, other), spec, options, other, resident)
+        step = stepper(make_network(spec, options, device, other), spec, options, other, resident)
+        variants[other] = step, batch_size
     if arguments.compile:
         compiled = copy.deepcopy(network)
         compiled.compile()
-        variants["torch.compile"] = stepper(compiled, spec, options, precision, resident)
+        variants["torch.compile"] = stepper(compiled, spec, options, precision, resident), batch_size
+    for size in arguments.batches:
+        variants[f"the real step, batch {size}"] = stepper(network, spec, options, precision, real(size)), size
 
+    side = 8192 if device.type == "cuda" else 4096
+    a, b = torch.randn(2, side, side, device=device, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
+    seconds = time_in_turns(
+        {name: step for name, (step, _) in variants.items()} | {PRODUCT: lambda: a @ b}, name, arguments, device
+    )
+    most = 2 * side**3 / seconds[PRODUCT]
+    rates = {variant: images / seconds[variant] for variant, (_, images) in variants.items()}
+
+    print(f"\n| {name}, batch {batch_size}, {precision} | images/s | of the resident batch | of a matrix product |")
+    print("| --- | ---: | ---: | ---: |")
+    for variant, rate in rates.items():
+        print(f"| {variant} | {rate:,.0f} | {rate / rates[RESIDENT]:.2f} | {rate * operations / most:.1%} |")
+    print(
+        f"\n{operations / 1e9:.2f} GFLOP an image; {precision} products of {side}x{side} matrices: "
+        f"{most / 1e12:.2f} TFLOP/s."
+    )
+
+
+def operations_per_image(network: torch.nn.Module, x: torch.Tensor) -> float:
+    """Floating-point operations of forward and backward for one of the images x (B, 3, H, W), additions counted too."""
+    with FlopCounterMode(display=False) as counter:
+        network(x).sum().backward()
+    network.zero_grad()
+    return counter.get_total_flops() / len(x)
+
+
+def time_in_turns(
+    variants: dict[str, Callable[[], object]], name: str, arguments: argparse.Namespace, device: torch.device
+) -> dict[str, float]:
+    """Seconds of one step of each variant, the median over its turns."""
     seconds: dict[str, list[float]] = {variant: [] for variant in variants}
     turns = list(itertools.product(range(arguments.turns + 1), variants))
     for turn, variant in tqdm(turns, desc=name, disable=None):
@@ -94,13 +137,7 @@ def compare(name: str, params: dict[str, Any], device: torch.device, arguments: 
             torch.cuda.synchronize()
         if turn:  # the first is to warm up
             seconds[variant].append((time.perf_counter() - started) / arguments.steps)
-
-    base = statistics.median(seconds["resident batch"])
-    print(f"\n| {name}, batch {spec['batch_size']}, {precision} | images/s | of the resident batch |")
-    print("| --- | ---: | ---: |")
-    for variant, times in seconds.items():
-        each = statistics.median(times)
-        print(f"| {variant} | {spec['batch_size'] / each:,.0f} | {base / each:.2f} |")
+    return {variant: statistics.median(times) for variant, times in seconds.items()}
 
 
 def stepper(

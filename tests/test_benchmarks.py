@@ -3,10 +3,12 @@
 import sys
 
 import pytest
+import torch
 from ruamel.yaml import YAML
 
 from benchmarks import dvc_overhead, load, trainers
 from benchmarks.ask import report
+from benchmarks.train_step import operations_per_image
 from benchmarks.trainers import BEGIN, EPOCH, Training, table
 from detector.errors import UserError
 from tests.conftest import ROOT
@@ -80,6 +82,13 @@ def test_rates_and_times_under_load_are_medians_over_turns() -> None:
     line = load.table({("app", 8): ours, ("plain", 8): theirs}, [8], seconds=2).splitlines()[-1]
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     assert cells == ["8", "100", "25", "4.0 times as many", "10.0 ms", "100.0 ms", "20.0 ms", "100.0 ms"]
+
+
+def test_operations_of_a_step_are_those_of_forward_and_backward() -> None:
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.Flatten(), torch.nn.Linear(8 * 16, 2))
+    forward = 2 * (16 * 3 * 9 * 8 + 8 * 16 * 2)  # a multiplication and an addition a weight and place
+    backward = forward + 2 * 8 * 16 * 2  # to the weights, and on to the outputs of the convolution
+    assert operations_per_image(network, torch.zeros(5, 3, 4, 4)) == forward + backward
 
 
 def test_what_dvc_adds_is_measured_against_all_that_it_runs() -> None:
