@@ -7,8 +7,8 @@
 Images/s of the real step (gather, augment, normalize, forward, backward, update, average) over those of the same step
 on one batch that is already there, augmented and normalized. Then the same step without the small-map convolutions and,
 if asked for, in the other precision, compiled and with other batch sizes. Variants take turns, so that whatever else
-the machine does meets all alike, as does a large matrix product: its rate is what the processor can do at most, and the
-network's operations (forward and backward, of plain convolutions, whole images) are given as a share of it.
+the machine does meets all alike, as does a product of large matrices: what the real step computes a second is given as
+a share of what the product does. Counted is the network, forward and backward on whole images, not the optimizer.
 """
 
 import argparse
@@ -20,9 +20,10 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import stages  # noqa: F401  (sets the environment before torch reads it)
+from stages import keep_freed_memory  # sets the environment before torch reads it
 
 import torch  # isort: skip
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
@@ -36,7 +37,7 @@ from stages.train import choose_precision, make_network, make_optimizer, train_s
 
 INFO = {"mean": [0.47, 0.46, 0.42], "std": [0.24, 0.24, 0.27]}  # any numbers will do
 IMAGES = 20_000
-RESIDENT, PRODUCT = "resident batch", "matrix product"
+REAL, RESIDENT, PRODUCT = "the real step", "resident batch", "matrix product"
 
 
 def main() -> None:
@@ -49,9 +50,11 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="torch.compile too, which takes a minute to start")
     parser.add_argument("--batches", type=int, nargs="+", default=[], metavar="N", help="other batch sizes too")
     arguments = parser.parse_args()
-    if any(not 1 <= size <= IMAGES for size in arguments.batches):
-        parser.error(f"--batches are 1 to {IMAGES:,} images")
+    if any(not 2 <= size <= IMAGES for size in arguments.batches):
+        parser.error(f"--batches are of 2 to {IMAGES:,} images")
+    keep_freed_memory()
     claim()
+    torch.use_deterministic_algorithms(True)  # as in training
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     print(f"# Training step\n\n{describe()}; {os.cpu_count()} cores; torch {torch.__version__}.")
     for name in arguments.models:
@@ -79,10 +82,10 @@ def compare(name: str, params: dict[str, Any], device: torch.device, arguments: 
     small: list[Any] = [module for module in plain.modules() if isinstance(module, SmallMapConv2d)]
     for module in small:
         module.__class__ = torch.nn.Conv2d
-    operations = operations_per_image(plain, x[:8])
+    operations = operations_per_image(network, x[:8])
     # what is timed, and how many images it takes
     variants = {
-        "the real step": (stepper(network, spec, options, precision, real(batch_size)), batch_size),
+        REAL: (stepper(network, spec, options, precision, real(batch_size)), batch_size),
         RESIDENT: (stepper(network, spec, options, precision, resident), batch_size),
         "plain convolutions": (stepper(plain, spec, options, precision, resident), batch_size),
     }
@@ -95,29 +98,27 @@ def compare(name: str, params: dict[str, Any], device: torch.device, arguments: 
         compiled.compile()
         variants["torch.compile"] = stepper(compiled, spec, options, precision, resident), batch_size
     for size in arguments.batches:
-        variants[f"the real step, batch {size}"] = stepper(network, spec, options, precision, real(size)), size
+        variants[f"{REAL}, batch {size}"] = stepper(network, spec, options, precision, real(size)), size
 
     side = 8192 if device.type == "cuda" else 4096
     a, b = torch.randn(2, side, side, device=device, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
-    seconds = time_in_turns(
-        {name: step for name, (step, _) in variants.items()} | {PRODUCT: lambda: a @ b}, name, arguments, device
-    )
-    most = 2 * side**3 / seconds[PRODUCT]
+    steps = {variant: step for variant, (step, _) in variants.items()}
+    seconds = time_in_turns(steps | {PRODUCT: lambda: a @ b}, name, arguments, device)
     rates = {variant: images / seconds[variant] for variant, (_, images) in variants.items()}
-
-    print(f"\n| {name}, batch {batch_size}, {precision} | images/s | of the resident batch | of a matrix product |")
-    print("| --- | ---: | ---: | ---: |")
+    print(f"\n| {name}, batch {batch_size}, {precision} | images/s | of the resident batch |")
+    print("| --- | ---: | ---: |")
     for variant, rate in rates.items():
-        print(f"| {variant} | {rate:,.0f} | {rate / rates[RESIDENT]:.2f} | {rate * operations / most:.1%} |")
+        print(f"| {variant} | {rate:,.0f} | {rate / rates[RESIDENT]:.2f} |")
+    done, possible = operations * rates[REAL] / 1e12, 2 * side**3 / seconds[PRODUCT] / 1e12
     print(
-        f"\n{operations / 1e9:.2f} GFLOP an image; {precision} products of {side}x{side} matrices: "
-        f"{most / 1e12:.2f} TFLOP/s."
+        f"\nThe network takes {operations / 1e9:.3g} GFLOP an image, so the real step does {done:.3g} TFLOP/s: "
+        f"{done / possible:.1%} of the {possible:.3g} of a {precision} product of {side}x{side} matrices."
     )
 
 
 def operations_per_image(network: torch.nn.Module, x: torch.Tensor) -> float:
     """Floating-point operations of forward and backward for one of the images x (B, 3, H, W), additions counted too."""
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):  # fused attention is not counted
         network(x).sum().backward()
     network.zero_grad()
     return counter.get_total_flops() / len(x)
