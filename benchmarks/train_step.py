@@ -2,7 +2,7 @@
 
     python -m benchmarks.train_step > benchmarks/results/train_step.md      every model of params.yaml
     python -m benchmarks.train_step resnet18                                one
-    python -m benchmarks.train_step quick --batches 64 128 256 512 1024     and the curve of batch size
+    python -m benchmarks.train_step quick --batches 64 128 512 1024         and the curve of batch size
 
 Images/s of the real step (gather, augment, normalize, forward, backward, update, average) over those of the same step
 on one batch that is already there, augmented and normalized. Then the same step without the small-map convolutions and,

@@ -8,8 +8,8 @@ Ours trains `quick` as params.yaml has it, the others the same network by the re
 epochs as one says; their schedules are made for that number. Each trainer has a process of its own, one after the
 other, so that threads, memory and imports do not mix: `ours` is the stage itself, the others (`folder`, `hf`, `fastai`)
 are in benchmarks/other_trainers.py. All print the same two kinds of lines, which are timed here as they arrive. What is
-the same for all, and what is each one's own, heads the output. What ended before Ctrl-C, SIGTERM
-or a failure is still printed.
+the same for all, and what is each one's own, heads the output. What ended before Ctrl-C, SIGTERM or a
+failure is still printed.
 """
 
 import argparse
