@@ -13,7 +13,7 @@ COMPARE = .venv/bin/dvc exp show --md --only-changed --sort-by accuracy --sort-o
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo compare leaderboard sweep release serve test test-all lint lock docs format hooks clean
+.PHONY: help demo compare publish leaderboard sweep release serve test test-all lint lock docs format hooks clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -27,23 +27,26 @@ demo: .venv/.run-time ## Run the whole pipeline on the sample, in two minutes; t
 compare: .venv/.run-time ## Compare experiments, the best first
 	@$(COMPARE)
 
-leaderboard: .venv/.run-time ## Write the table of published runs into README.md
-	.venv/bin/python -m stages.leaderboard
+publish: .venv/.run-time ## Write the record of a run into metrics/published: make publish EXP=NAME, or without EXP of the work tree
+	@.venv/bin/python -m tools.publish $(EXP)
+
+leaderboard: .venv/.run-time ## Write the table of published runs into README.md, from metrics/published
+	.venv/bin/python -m tools.leaderboard
 
 sweep: .venv/.run-time ## Queue a grid of experiments, run it, retry what failed: make sweep JOBS=2 GRID="-S model=resnet18,vit_tiny"
-	.venv/bin/python -m stages.sweep $(if $(JOBS),--jobs $(JOBS)) $(GRID)
+	.venv/bin/python -m tools.sweep $(if $(JOBS),--jobs $(JOBS)) $(GRID)
 
-release: .venv/.run-time ## Publish the work tree's model for every clone: make release MODEL=resnet18
-	@.venv/bin/python -m stages.release $(MODEL)
+release: .venv/.run-time ## Release the work tree's model to every clone: make release MODEL=resnet18
+	@.venv/bin/python -m tools.release $(MODEL)
 
 serve: .venv/.run-time ## Answer over HTTP and on a web page, with models/resnet18: make serve PORT=8000
 	@$(if $(PORT),SERVE_PORT=$(PORT)) .venv/bin/python -m app
 
 test: .venv/.dev ## Run the fast tests
-	.venv/bin/pytest -n 2 --dist loadfile
+	.venv/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-all: .venv/.dev ## Run all tests, the slow ones too
-	.venv/bin/pytest -n 2 --dist loadfile -m ""
+	.venv/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder -m ""
 
 lint: .venv/.dev ## Check style and types
 	.venv/bin/ruff check
@@ -54,7 +57,8 @@ lint: .venv/.dev ## Check style and types
 lock: .venv/.run-time ## Check that dvc.lock belongs to the committed code, parameters and data
 	@status=$$(.venv/bin/dvc repro --dry --allow-missing 2>&1); echo "$$status"; case "$$status" in \
 		*"Data and pipelines are up to date."*) ;; \
-		*) echo "error: run 'dvc repro' and commit dvc.lock, metrics and plots" >&2; exit 1 ;; \
+		*"Running stage"*) echo "error: dvc.lock is older than the code: run 'dvc repro' and commit it with metrics and plots" >&2; exit 1 ;; \
+		*) exit 1 ;; \
 	esac
 
 docs: .venv/.dev ## Build the documentation as a site: site/index.html

@@ -20,9 +20,9 @@ def main() -> None:
 
     import uvicorn
 
+    from app.observability import log_as_json
     from app.service import create
-    from app.watching import log_as_json
-    from detector.ask import Detector
+    from detector.detector import Detector
 
     detectors = {folder.name: Detector.load(folder, settings.threads) for folder in settings.models}
     listener = listen(settings)
@@ -30,7 +30,7 @@ def main() -> None:
     config = uvicorn.Config(
         create(settings, detectors),
         log_config=None,
-        access_log=False,  # app/watching.py logs requests, without their paths
+        access_log=False,  # app/observability.py logs requests, without their paths
         server_header=False,
         timeout_graceful_shutdown=math.ceil(settings.timeout),
     )
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def listen(settings: Settings) -> socket.socket:
-    """Raises UserError where the port is taken or the host is none of this machine."""
+    """Open the socket. Raises UserError where the port is taken or the host is none of this machine."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
         listener = socket.create_server((settings.host, settings.port), family=family, backlog=2048)

@@ -12,7 +12,7 @@ Result = TypeVar("Result")
 class Batcher(Generic[Item, Result]):
     """Turns `compute`, a function of many items, into one of a single item that any number of tasks may await.
 
-    The first item waits `window` seconds for others, unless there are `size` already, or as many as `expected` says
+    The first item waits `wait` seconds for others, unless there are `size` already, or as many as `expected` says
     there may be. While a batch is computed, in `pool`, the next one gathers. An item whose task was cancelled is left
     out. Where `compute` raises, it is called again for each item alone, so that the exception reaches only the task
     whose item caused it.
@@ -21,12 +21,12 @@ class Batcher(Generic[Item, Result]):
     def __init__(
         self,
         compute: Callable[[list[Item]], Sequence[Result]],
-        window: float,
+        wait: float,
         size: int,
         expected: Callable[[], int],
         pool: Executor,
     ) -> None:
-        self.compute, self.window, self.size, self.expected, self.pool = compute, window, size, expected, pool
+        self.compute, self.wait, self.size, self.expected, self.pool = compute, wait, size, expected, pool
         self.waiting: list[tuple[float, Item, asyncio.Future[Result]]] = []
         self.arrived = asyncio.Event()
 
@@ -43,7 +43,7 @@ class Batcher(Generic[Item, Result]):
         while True:
             await self.arrived.wait()
             if len(self.waiting) < min(self.size, self.expected()):
-                await asyncio.sleep(self.waiting[0][0] + self.window - loop.time())
+                await asyncio.sleep(self.waiting[0][0] + self.wait - loop.time())
             batch, self.waiting = self.waiting[: self.size], self.waiting[self.size :]
             if not self.waiting:
                 self.arrived.clear()

@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from app.problems import MEDIA_TYPE
-from detector import LIMIT
+from detector.limit import LIMIT
 
 PHOTOGRAPH: dict[str, Any] = {
     "file": "coffee.jpg",
@@ -15,18 +15,18 @@ PHOTOGRAPH: dict[str, Any] = {
         "300x200 made 32x32, proportions not kept",
         "9.38 times smaller: nearly all detail is lost, the answer says little",
     ],
-    "unlike": False,
+    "out_of_distribution": False,
     "error": None,
 }
-DAMAGED: dict[str, Any] = {
+BROKEN: dict[str, Any] = {
     "file": "torn.jpg",
     "verdict": None,
     "p_fake": None,
     "notes": [],
-    "unlike": None,
+    "out_of_distribution": None,
     "error": "the file is empty",
 }
-EVIDENCE = [
+OCCLUSION_MAP = [
     [1.81, 1.15, -0.61, -0.54, 0.55, 0.49, 0.08, -0.35],
     [0.94, 0.78, -0.04, -0.62, -0.1, 0.52, 0.13, -0.42],
     [0.14, 0.83, 1.34, 0.63, 0.36, 0.95, 0.5, -0.29],
@@ -38,43 +38,54 @@ EVIDENCE = [
 ]
 REFUSED = {"type": "about:blank", "title": "Service Unavailable", "status": 503, "detail": "too many requests"}
 EXAMPLES: dict[str, dict[str, Any]] = {  # by the names of the classes below
-    "Answered": PHOTOGRAPH,
-    "Predicted": {"model": "resnet18", "answers": [PHOTOGRAPH, DAMAGED], "limit": LIMIT},
-    "Explained": {"model": "resnet18", "answer": PHOTOGRAPH, "evidence": EVIDENCE, "limit": LIMIT},
+    "FilePrediction": PHOTOGRAPH,
+    "PredictResponse": {"model": "resnet18", "predictions": [PHOTOGRAPH, BROKEN], "limit": LIMIT},
+    "ExplainResponse": {
+        "model": "resnet18",
+        "prediction": PHOTOGRAPH,
+        "occlusion_map": OCCLUSION_MAP,
+        "limit": LIMIT,
+    },
     "Refusal": REFUSED,
 }
 
 
-class Answered(BaseModel):
-    """The answer for one file; `error` says why there is none."""
+class FilePrediction(BaseModel):
+    """The prediction for one file; `error` says why there is none."""
 
     file: str = Field(description="the file's name as it was sent")
-    verdict: str | None = Field(default=None, description="FAKE, REAL, or UNSURE inside the band that /v1/models gives")
+    verdict: str | None = Field(
+        default=None, description="FAKE, REAL, or UNSURE inside the abstention band that /v1/models gives"
+    )
     p_fake: float | None = Field(default=None, description="probability of FAKE, among pictures like the training data")
     notes: list[str] = Field(default=[], description="what was done to the picture, and what that means for the answer")
-    unlike: bool | None = Field(default=None, description="the picture is not like those that the model was trained on")
+    out_of_distribution: bool | None = Field(
+        default=None, description="the picture is far from those that the model was trained on"
+    )
     error: str | None = None
 
 
-class Predicted(BaseModel):
+class PredictResponse(BaseModel):
     model: str
-    answers: list[Answered]
+    predictions: list[FilePrediction]
     limit: str = Field(description="what no answer can say")
 
 
-class Explained(BaseModel):
+class ExplainResponse(BaseModel):
     model: str
-    answer: Answered
-    evidence: list[list[float]] = Field(description="rows of the grid; positive speaks for FAKE, negative for REAL")
+    prediction: FilePrediction
+    occlusion_map: list[list[float]] = Field(
+        description="rows of the grid; positive speaks for FAKE, negative for REAL"
+    )
     limit: str
 
 
 class Model(BaseModel):
     name: str
     title: str
-    trained_on: str | None = Field(description="dataset of params.yaml")
+    trained_on: str = Field(description="dataset of params.yaml")
     input_size: int = Field(description="every picture is made so many pixels wide and high")
-    unsure: tuple[float, float] = Field(description="between these P(FAKE) the verdict is UNSURE")
+    abstention_band: tuple[float, float] = Field(description="between these P(FAKE) the verdict is UNSURE")
     test: dict[str, Any] = Field(description="metrics on the test split, as in metrics/test.json")
 
 

@@ -16,24 +16,25 @@ from PIL import Image
 
 from app import problems
 from app.batching import Batcher
+from app.observability import Metrics, Observability
 from app.problems import Problem
 from app.schemas import (
     EXAMPLES,
-    Answered,
-    Explained,
+    ExplainResponse,
+    FilePrediction,
     Models,
-    Predicted,
+    PredictResponse,
     Refusal,
     multipart,
     refusals,
 )
 from app.settings import Settings
 from app.uploads import File, Upload
-from app.watching import Metrics, Watched
-from detector import LIMIT
-from detector.ask import Answer, Detector, Explanation, Looked
+from detector.detector import Detector, Explanation, Prediction
 from detector.errors import UserError
-from detector.pictures import FORMATS
+from detector.images import FORMATS
+from detector.limit import LIMIT
+from detector.pictures import Preprocessed
 
 STATIC = Path(__file__).parent / "static"
 DESCRIPTION = f"""Is a picture FAKE (AI-generated) or REAL? **{LIMIT}**
@@ -49,23 +50,24 @@ class Model:
 
     def __init__(self, name: str, detector: Detector, service: "Service") -> None:
         self.name, self.detector = name, detector
-        self.batcher: Batcher[Looked, Answer] = Batcher(
-            service.metrics.counting(name, detector.answer),
+        self.batcher: Batcher[Preprocessed, Prediction] = Batcher(
+            service.metrics.with_batch_sizes(name, detector.predict_batch),
             service.settings.batch_window / 1000,
             service.settings.batch_size,
             lambda: service.busy,  # a request that is alone need not wait
-            ThreadPoolExecutor(1, f"answer-{name}"),
+            ThreadPoolExecutor(1, f"predict-{name}"),
         )
 
-    def described(self) -> dict[str, Any]:
-        info = self.detector.info
+    def summary(self) -> dict[str, Any]:
+        """Return what /v1/models says of it."""
+        record = self.detector.record
         return {
             "name": self.name,
             "title": self.detector.title,
-            "trained_on": info.get("dataset"),
-            "input_size": info["input_size"],
-            "unsure": info["unsure"],
-            "test": info.get("test", {}),
+            "trained_on": record.dataset,
+            "input_size": record.input_size,
+            "abstention_band": record.abstention_band,
+            "test": record.test,
         }
 
 
@@ -97,24 +99,24 @@ class Service:
         return await asyncio.get_running_loop().run_in_executor(self.readers, function)
 
     def check_pixels(self, data: bytes) -> None:
-        """Raises Problem by the size in a picture's header. One without a header is left to Detector.look."""
+        """Raises Problem by the size in a picture's header. One without a header is left to Detector.preprocess."""
         try:
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 width, height = image.size
         except Image.DecompressionBombError:  # Pillow's own limit; it does not say the size
             raise Problem(413, f"the picture is more than {self.settings.max_pixels / 1e6:.3g} megapixels") from None
-        except Exception:  # Pillow raises whatever damaged bytes lead it to
+        except Exception:  # broken bytes can make Pillow raise any exception
             return
         if width * height > self.settings.max_pixels:
             raise Problem(413, f"{width}x{height} is more than {self.settings.max_pixels / 1e6:.3g} megapixels")
 
-    def look(self, model: Model, data: bytes) -> Looked:
+    def check_and_preprocess(self, model: Model, data: bytes) -> Preprocessed:
         self.check_pixels(data)
-        return model.detector.look(data)
+        return model.detector.preprocess(data)
 
     @contextlib.asynccontextmanager
-    async def turn(self, request: Request, max_files: int) -> AsyncIterator[Upload]:
-        """A place among the requests that are worked on, for no longer than the timeout. Raises Problem."""
+    async def admission(self, request: Request, max_files: int) -> AsyncIterator[Upload]:
+        """Admit a request to those that are worked on, for no longer than the timeout. Raises Problem."""
         if self.busy >= self.settings.max_requests:
             raise Problem(503, "too many requests at the moment: try again in a second", {"Retry-After": "1"})
         upload = Upload(request, self.settings.max_bytes, max_files)
@@ -131,26 +133,26 @@ class Service:
             self.busy -= 1
             request.state.bytes, request.state.files = upload.size, upload.count
 
-    async def predict(self, request: Request, model: Model) -> list[tuple[str, Answer | Problem]]:
-        """File names and answers, in the order of the request."""
-        async with self.turn(request, self.settings.max_files) as upload:
+    async def predict(self, request: Request, model: Model) -> list[tuple[str, Prediction | Problem]]:
+        """Return file names and predictions, in the order of the request."""
+        async with self.admission(request, self.settings.max_files) as upload:
             undecoded = asyncio.Semaphore(self.settings.threads)  # so many of a request are held in memory at most
 
-            async def ask(file: File) -> Answer | Problem:
+            async def ask(file: File) -> Prediction | Problem:
                 try:
                     try:
-                        looked = await self.in_thread(partial(self.look, model, file.data))
+                        preprocessed = await self.in_thread(partial(self.check_and_preprocess, model, file.data))
                     finally:
                         file.data = b""
                         undecoded.release()
-                    return await model.batcher.ask(looked)
+                    return await model.batcher.ask(preprocessed)
                 except UserError as error:
                     return Problem(422, str(error))
                 except Problem as problem:
                     return problem
 
             names: list[str] = []
-            tasks: list[asyncio.Task[Answer | Problem]] = []
+            tasks: list[asyncio.Task[Prediction | Problem]] = []
             try:
                 async for file in upload.files():
                     await undecoded.acquire()
@@ -162,8 +164,8 @@ class Service:
                     task.cancel()
 
     async def explain(self, request: Request, model: Model) -> tuple[str, Explanation]:
-        """File name and explanation."""
-        async with self.turn(request, 1) as upload:
+        """Return file name and explanation."""
+        async with self.admission(request, 1) as upload:
             (file,) = [file async for file in upload.files()]
 
             def explanation() -> Explanation:
@@ -176,7 +178,7 @@ class Service:
                 raise Problem(422, str(error)) from None
 
 
-def create(settings: Settings, detectors: dict[str, Detector]) -> Watched:
+def create(settings: Settings, detectors: dict[str, Detector]) -> Observability:
     """The ASGI application. detectors: by the name that requests call them by; the first is the default."""
     metrics = Metrics()
     service = Service(settings, detectors, metrics)
@@ -194,51 +196,51 @@ def create(settings: Settings, detectors: dict[str, Detector]) -> Watched:
     @api.post(
         "/v1/predict",
         summary="Answer for pictures",
-        response_model=Predicted,
+        response_model=PredictResponse,
         responses=refusals(408, 413, 415, 422, 503, 504),
         openapi_extra=multipart(many=True),
     )
-    async def predict(request: Request, model: names = None) -> Predicted:
-        """An answer for each file, in the order of the request. One that cannot be read has an `error` instead; where
-        none can be read, the request is refused."""
-        asked = service.model(model)
-        answers = await service.predict(request, asked)
-        rows = [answered(name, answer) for name, answer in answers]
+    async def predict(request: Request, model: names = None) -> PredictResponse:
+        """A prediction for each file, in the order of the request. One that cannot be read has an `error` instead;
+        where none can be read, the request is refused."""
+        chosen = service.model(model)
+        predictions = await service.predict(request, chosen)
+        rows = [file_prediction(name, prediction) for name, prediction in predictions]
         for row in rows:
-            metrics.answered(asked.name, row.verdict, row.unlike)
-        failed = [answer for _, answer in answers if isinstance(answer, Problem)]
+            metrics.count_picture(chosen.name, row.verdict, row.out_of_distribution)
+        failed = [prediction for _, prediction in predictions if isinstance(prediction, Problem)]
         if len(failed) == len(rows):
             status = failed[0].status if len({problem.status for problem in failed}) == 1 else 422
             details = [{"file": row.file, "detail": row.error} for row in rows]
             raise Problem(status, "; ".join(dict.fromkeys(p.detail for p in failed)), errors=details)
-        return Predicted(model=asked.name, answers=rows, limit=LIMIT)
+        return PredictResponse(model=chosen.name, predictions=rows, limit=LIMIT)
 
     @api.post(
         "/v1/explain",
         summary="Show where in a picture the evidence is",
-        response_model=Explained,
+        response_model=ExplainResponse,
         responses={
             200: {"content": {"image/png": {}}, "description": "JSON, or with `Accept: image/png` the drawing"},
             **refusals(408, 413, 415, 422, 503, 504),
         },
         openapi_extra=multipart(many=False),
     )
-    async def explain(request: Request, model: names = None) -> Explained | Response:
-        """The evidence on a grid over the picture, row by row from its upper left: positive where it speaks for FAKE,
-        negative for REAL. With `Accept: image/png` it is drawn over the enlarged picture, with a legend."""
-        asked = service.model(model)
-        name, explanation = await service.explain(request, asked)
-        row = answered(name, explanation.answer)
-        metrics.answered(asked.name, row.verdict, row.unlike)
+    async def explain(request: Request, model: names = None) -> ExplainResponse | Response:
+        """The occlusion map, a grid over the picture, row by row from its upper left: positive where it speaks for
+        FAKE, negative for REAL. With `Accept: image/png` it is drawn over the enlarged picture, with a legend."""
+        chosen = service.model(model)
+        name, explanation = await service.explain(request, chosen)
+        row = file_prediction(name, explanation.prediction)
+        metrics.count_picture(chosen.name, row.verdict, row.out_of_distribution)
         if "image/png" in request.headers.get("accept", ""):
             return Response(await service.in_thread(partial(png, explanation.drawing)), media_type="image/png")
-        evidence = [[round(value, 4) for value in line] for line in explanation.evidence.tolist()]
-        return Explained(model=asked.name, answer=row, evidence=evidence, limit=LIMIT)
+        grid = [[round(value, 4) for value in line] for line in explanation.occlusion_map.tolist()]
+        return ExplainResponse(model=chosen.name, prediction=row, occlusion_map=grid, limit=LIMIT)
 
     @api.get("/v1/models", summary="Which models there are, and how good", response_model=Models)
     async def models() -> dict[str, Any]:
         limits = settings.model_dump(include={"max_bytes", "max_files", "max_pixels"})
-        return {"models": [model.described() for model in service.models.values()], "limits": limits, "limit": LIMIT}
+        return {"models": [model.summary() for model in service.models.values()], "limits": limits, "limit": LIMIT}
 
     @api.get("/healthz", summary="Whether the process runs")
     async def healthz() -> dict[str, str]:
@@ -249,8 +251,8 @@ def create(settings: Settings, detectors: dict[str, Detector]) -> Watched:
         try:
             async with asyncio.timeout(1):
                 for model in service.models.values():
-                    size = model.detector.info["input_size"]
-                    await model.batcher.ask(model.detector.look(Image.new("RGB", (size, size))))
+                    size = model.detector.record.input_size
+                    await model.batcher.ask(model.detector.preprocess(Image.new("RGB", (size, size))))
         except TimeoutError:
             raise Problem(503, "no answer within a second", {"Retry-After": "1"}) from None
         return {"status": "ok"}
@@ -276,13 +278,13 @@ def create(settings: Settings, detectors: dict[str, Detector]) -> Watched:
         return description
 
     api.openapi = complete  # type: ignore[method-assign]
-    return Watched(api, metrics)
+    return Observability(api, metrics)
 
 
-def answered(file: str, answer: Answer | Problem) -> Answered:
-    if isinstance(answer, Problem):
-        return Answered(file=file, error=answer.detail)
-    return Answered(file=file, **vars(answer))
+def file_prediction(file: str, prediction: Prediction | Problem) -> FilePrediction:
+    if isinstance(prediction, Problem):
+        return FilePrediction(file=file, error=prediction.detail)
+    return FilePrediction(file=file, **vars(prediction))
 
 
 def png(drawing: Image.Image) -> bytes:

@@ -25,7 +25,7 @@ class File:
 
 
 class Upload:
-    """The files of one request. receiving: whether it is the client that is being waited for."""
+    """The files of one request. receiving: true while the service waits for the client."""
 
     def __init__(self, request: Request, max_bytes: int, max_files: int) -> None:
         self.request, self.max_bytes, self.max_files = request, max_bytes, max_files

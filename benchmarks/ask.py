@@ -5,9 +5,9 @@
     python -m benchmarks.ask --images 1000 --batch-sizes 1 64                a quick look
 
 JPEG files of the test split on disk in, an answer for each out. The pipeline has the same network with the same weights
-(timm, in transformers' TimmWrapper); it looks at each image once, while ours looks at the mirror image as well where
-the first logit is near 0. Each runs in a process of its own, all cores its own, and is timed after a first hundred
-files; that answers agree is checked, not hoped.
+(timm, in transformers' TimmWrapper); it scores each image once, while ours scores the flipped image as well where the
+logit is near 0 (flip test-time augmentation). Each runs in a process of its own with all cores, and is timed after a
+first hundred files. The answers must agree.
 """
 
 import argparse
@@ -24,10 +24,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from detector.ask import Detector
-from detector.data import load_split
-from detector.device import describe
+from benchmarks import plain_environment  # noqa: F401
+from detector import Detector
 from detector.errors import UserError, run
+from detector.record import ExportedRecord
+from stages.data import load_split
+from stages.device import device_name
 
 MODEL = "models/exported"
 WARM = 100  # files before the clock starts
@@ -48,7 +50,7 @@ def main() -> None:
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
-        measure(arguments.one, arguments.model, sorted(map(str, Path(arguments.folder).iterdir())))
+        time_answers(arguments.one, arguments.model, sorted(map(str, Path(arguments.folder).iterdir())))
         return
     if find_spec("transformers") is None:
         raise UserError("transformers not installed: pip install -r benchmarks/requirements.txt")
@@ -65,13 +67,13 @@ def main() -> None:
             if done.returncode:
                 raise UserError(f"{way}: {(done.stderr.strip() or 'no message').splitlines()[-1]}")
             results[way] = json.loads(done.stdout.splitlines()[-1])
-    info = json.loads(Path(arguments.model, "model.json").read_text())
+    record = ExportedRecord.read(Path(arguments.model))
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "onnxruntime", "transformers"))
-    print(f"# Asking a model\n\n{describe()}; {versions}.\n")
-    print(report(info, len(images), results))
+    print(f"# Asking a model\n\n{device_name()}; {versions}.\n")
+    print(report(record.model, record.flip_tta_margin, len(images), results))
 
 
-def measure(way: str, model: str, files: list[str]) -> None:
+def time_answers(way: str, model: str, files: list[str]) -> None:
     """Print the images/s, and P(FAKE) of every file."""
     answer = ours(model) if way == "ours" else pipeline(model, int(way))
     answer(files[:WARM])
@@ -83,7 +85,7 @@ def measure(way: str, model: str, files: list[str]) -> None:
 
 def ours(model: str) -> Any:
     detector = Detector.load(model)
-    return lambda files: [answer.p_fake for answer in detector.predict(files)]
+    return lambda files: [prediction.p_fake for prediction in detector.predict(files)]
 
 
 def pipeline(model: str, batch_size: int) -> Any:
@@ -91,11 +93,11 @@ def pipeline(model: str, batch_size: int) -> Any:
     import torch
     import transformers
 
-    from detector.model import load
+    from stages.model import load_model
 
     transformers.utils.logging.disable_progress_bar()
-    network, info = load(model)
-    size, temperature = info["input_size"], info["temperature"]
+    network, record = load_model(model)
+    size, temperature = record.input_size, record.temperature
 
     class BothClasses(torch.nn.Module):
         def __init__(self) -> None:
@@ -107,11 +109,11 @@ def pipeline(model: str, batch_size: int) -> Any:
             return torch.cat([torch.zeros_like(logit), logit], 1)
 
     config = transformers.TimmWrapperConfig(
-        architecture=info["timm"], num_labels=2, label2id={"REAL": 0, "FAKE": 1}, id2label={0: "REAL", 1: "FAKE"}
+        architecture=record.timm, num_labels=2, label2id={"REAL": 0, "FAKE": 1}, id2label={0: "REAL", 1: "FAKE"}
     )
     wrapper = transformers.TimmWrapperForImageClassification(config)
     wrapper.timm_model = BothClasses()
-    prepared = {"input_size": (3, size, size), "mean": info["mean"], "std": info["std"], "crop_pct": 1.0}
+    prepared = {"input_size": (3, size, size), "mean": list(record.mean), "std": list(record.std), "crop_pct": 1.0}
     processor = transformers.TimmWrapperImageProcessor(prepared | {"interpolation": "bicubic"})
     ask = transformers.pipeline("image-classification", model=wrapper.eval(), image_processor=processor, device="cpu")
 
@@ -123,12 +125,14 @@ def pipeline(model: str, batch_size: int) -> Any:
     return answer
 
 
-def report(info: dict[str, Any], images: int, results: dict[str, dict[str, Any]]) -> str:
-    """The Markdown table. Raises UserError where the ways do not agree on what is in front of them."""
+def report(model: str, flip_tta_margin: float, images: int, results: dict[str, dict[str, Any]]) -> str:
+    """Return the Markdown table. Raises UserError where the ways do not agree on what is in front of them."""
     first = np.array(results["ours"]["p_fake"]) > 0.5
-    looks = "once more where it is not sure, at the mirror image" if info["mirror"] else "once at each, as the pipeline"
+    flips = (
+        "scores the flipped image as well where the logit is near 0" if flip_tta_margin else "scores each image once"
+    )
     lines = [
-        f"{images:,} JPEG files of 32x32, {info['model']}. Ours looks {looks}.\n",
+        f"{images:,} JPEG files of 32x32, {model}. Ours {flips}.\n",
         "| | images/s | ours is | the same verdict |\n| --- | ---: | ---: | ---: |",
     ]
     for way, result in results.items():

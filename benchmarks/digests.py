@@ -2,7 +2,7 @@
 
     python -m benchmarks.digests > before            # then the change, then
     python -m benchmarks.digests | diff before -
-    CIFAKE_SOURCE=cifake.zip python -m benchmarks.digests     # CIFAKE too: a quarter of an hour on two cores
+    CIFAKE_SOURCE=cifake.zip python -m benchmarks.digests     # CIFAKE too: five minutes on two cores
 
 The digests are of numbers, never of their names: a renamed weight or metric changes none. Compare runs of one machine
 with the same threads. The released models must be there: `dvc pull -r released models/resnet18 models/vit_tiny`.
@@ -69,7 +69,9 @@ def on_sample(project: Path) -> Iterator[str]:
     yield f"small_resnet, model.json: {of_numbers(sorted(numbers(chosen)))}"
     scores = pq.read_table(project / "metrics/test_scores.parquet")
     yield f"small_resnet, scores: {of_numbers(number for column in scores.columns for number in column.to_pylist())}"
-    for name in ("test", "robustness"):
+    exported = json.loads((project / "models/exported/model.json").read_text())
+    yield f"small_resnet, exported: {of_numbers(sorted(numbers(exported)))}"
+    for name in ("test", "robustness", "export"):
         metrics = json.loads((project / f"metrics/{name}.json").read_text())
         yield f"small_resnet, {name}.json: {of_numbers(numbers(metrics))}"
     yield f"small_resnet, answers: {answers(project / 'models/exported')}"
@@ -163,7 +165,7 @@ def answers(model: Path) -> str:
     if not model.is_dir():
         raise UserError(f"{model.name} is not here: dvc pull -r released models/{model.name}")
     rows = pq.read_table(ROOT / "data/sample/test.parquet")["image"].to_pylist()
-    pictures: list[Any] = sorted((ROOT / "app/static/examples").iterdir())
+    pictures: list[Any] = sorted((ROOT / "app/static/examples").glob("*.[jp][pn]g"))
     chosen = np.linspace(0, len(rows) - 1, PICTURES - len(pictures)).astype(int)
     pictures += [rows[number]["bytes"] for number in chosen]
     detector = Detector.load(model, threads=1)

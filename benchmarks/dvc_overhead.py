@@ -21,10 +21,10 @@ from pathlib import Path
 from ruamel.yaml import YAML
 from tqdm import tqdm
 
-from detector.device import claim, describe
 from detector.errors import UserError, run
+from stages.device import claim, device_name
 from stages.params import load_params
-from stages.sweep import living
+from tools.sweep import living
 
 SCRIPTS = ["params", "prepare", "train", "evaluate", "export"]  # the stages of dvc.yaml
 RUN = SCRIPTS[SCRIPTS.index("train") :]  # what another seed makes DVC run: the other stages have not changed
@@ -55,11 +55,11 @@ def main() -> None:
 
         alone: dict[str, list[float]] = {script: [] for script in SCRIPTS}
         seconds: list[list[float]] = [[], [], []]  # of the three `commands` below
-        for turn in range(1, arguments.turns + 1):
+        for repeat in range(1, arguments.turns + 1):
             for script, took in run_scripts(bare).items():
                 alone[script].append(took)
             bar.update()
-            commands = (["repro", "--force"], ["exp", "run", "-S", f"seed={turn}"], ["repro"])
+            commands = (["repro", "--force"], ["exp", "run", "-S", f"seed={repeat}"], ["repro"])
             for times, command in zip(seconds, commands, strict=True):
                 times.append(do(project, "dvc", *command))
                 bar.update()
@@ -83,7 +83,7 @@ def main() -> None:
         rows.append((f"both, {runs}", queueing + running, n * one_run, n))
 
     print("# What DVC adds\n")
-    print(f"{describe()}; {os.cpu_count()} cores; DVC {version('dvc')}.\n")
+    print(f"{device_name()}; {os.cpu_count()} cores; DVC {version('dvc')}.\n")
     print(
         f"The sample, {MODEL}, one epoch. Scripts alone, median of {arguments.turns}: "
         f"{', '.join(f'{script} {took:.1f} s' for script, took in script_seconds.items())}. An experiment with another "

@@ -24,9 +24,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from detector.ask import Detector
-from detector.device import describe
+from benchmarks import plain_environment  # noqa: F401
+from detector import Detector
 from detector.errors import UserError, run
+from stages.device import device_name
 
 SERVICES = {
     "app": [sys.executable, "-m", "app"],
@@ -45,7 +46,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.as_clients:
         port, number, duration = options.as_clients
-        print(json.dumps(asyncio.run(load(int(port), int(number), float(duration)))))
+        print(json.dumps(asyncio.run(send_requests(int(port), int(number), float(duration)))))
         return
 
     title = Detector.load(options.model).title
@@ -56,10 +57,10 @@ def main() -> None:
             ask(warm, 4, 1)
         turns = list(itertools.product(range(options.turns), options.clients, SERVICES))
         for _, clients, service in tqdm(turns, disable=None):
-            turn = ask(ports[service], clients, options.seconds)
-            times.setdefault((service, clients), []).append(turn)
+            repeat = ask(ports[service], clients, options.seconds)
+            times.setdefault((service, clients), []).append(repeat)
 
-    print(f"# The service under load\n\n{title}; {describe()}; {os.cpu_count()} cores, which the clients share.\n")
+    print(f"# The service under load\n\n{title}; {device_name()}; {os.cpu_count()} cores, which the clients share.\n")
     print(table(times, options.clients, options.seconds))
 
 
@@ -71,11 +72,11 @@ def table(times: dict[tuple[str, int], list[list[float]]], clients: list[int], s
     ]
     for number in clients:
         ours, theirs = times["app", number], times["plain", number]
-        rates = [statistics.median(len(turn) / seconds for turn in turns) for turns in (ours, theirs)]
+        rates = [statistics.median(len(repeat) / seconds for repeat in turns) for turns in (ours, theirs)]
         cells = [str(number), f"{rates[0]:,.0f}", f"{rates[1]:,.0f}", f"{rates[0] / rates[1]:.1f} times as many"]
         for share in (0.5, 0.99):
             cells += [
-                f"{1000 * statistics.median(at(share, turn) for turn in turns):,.1f} ms" for turns in (ours, theirs)
+                f"{1000 * statistics.median(at(share, repeat) for repeat in turns):,.1f} ms" for turns in (ours, theirs)
             ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -116,7 +117,7 @@ def ask(port: int, clients: int, seconds: float) -> list[float]:
     return times
 
 
-async def load(port: int, clients: int, seconds: float) -> list[float]:
+async def send_requests(port: int, clients: int, seconds: float) -> list[float]:
     """How long each request took, in seconds, of all clients."""
     rows = pq.read_table(Path("data/sample/test.parquet")).to_pylist()
     requests = [request(row["image"]["bytes"]) for row in rows]

@@ -1,8 +1,7 @@
-"""What people would use instead of stages/train.py, each as its own documentation has it.
+"""What people would use instead of stages/train, each as its own documentation has it.
 
     python -m benchmarks.other_trainers folder task.json       started by benchmarks.trainers, which writes task.json
 
-Nothing here imports `stages`: what that sets for this repository's own trainer would serve the others too.
 Each prints a line before its first step and one after each epoch, in the words of stages.train.
 """
 
@@ -20,10 +19,11 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from detector.data import FAKE
-from detector.device import claim, describe
+from benchmarks import plain_environment  # noqa: F401
 from detector.errors import run
-from detector.model import build
+from detector.labels import FAKE
+from stages.device import claim, device_name
+from stages.model import build
 
 GPU = torch.cuda.is_available  # asked only after a GPU was claimed
 SIZE = 32
@@ -162,7 +162,7 @@ def fastai(task: dict[str, Any]) -> None:
     )
 
     batch_size, epochs = task["spec"]["batch_size"], task["spec"]["epochs"]
-    shift, flip = task["augment"]["shift"], task["augment"]["flip"]
+    translate, flip = task["augment"]["translate"], task["augment"]["flip"]
     data = ImageDataLoaders.from_folder(
         Path("images"),
         train="train",
@@ -170,7 +170,7 @@ def fastai(task: dict[str, Any]) -> None:
         bs=batch_size,
         val_bs=EVALUATION_BATCH,
         item_tfms=[
-            CropPad(SIZE + 2 * shift, pad_mode=PadMode.Reflection),
+            CropPad(SIZE + 2 * translate, pad_mode=PadMode.Reflection),
             RandomCrop(SIZE),  # of a validation image the middle
             *([FlipItem()] if flip else []),
         ],
@@ -209,10 +209,10 @@ def fastai(task: dict[str, Any]) -> None:
 
 def image_folders(task: dict[str, Any]) -> tuple[ImageFolder, ImageFolder]:
     """images/train, augmented, and images/val."""
-    shift, flip = task["augment"]["shift"], task["augment"]["flip"]
+    translate, flip = task["augment"]["translate"], task["augment"]["flip"]
     plain = [transforms.ToTensor(), transforms.Normalize(task["mean"], task["std"])]
     augmented = [
-        transforms.RandomCrop(SIZE, padding=shift, padding_mode="reflect"),
+        transforms.RandomCrop(SIZE, padding=translate, padding_mode="reflect"),
         *([transforms.RandomHorizontalFlip()] if flip else []),
         *plain,
     ]
@@ -228,7 +228,7 @@ def make_network(task: dict[str, Any]) -> nn.Module:
 
 def begin(task: dict[str, Any], network: nn.Module) -> None:
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    print(f"{task['model']}: {parameters:,} parameters, {describe()}, {task['precision']}", flush=True)
+    print(f"{task['model']}: {parameters:,} parameters, {device_name()}, {task['precision']}", flush=True)
 
 
 def report(task: dict[str, Any], epoch: int, accuracy: float, rate: float) -> None:

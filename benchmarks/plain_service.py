@@ -12,10 +12,10 @@ import uvicorn
 from fastapi import FastAPI, UploadFile
 from PIL import Image
 
-from detector.model import SmallMapConv2d, load, normalize
+from stages.model import SmallMapConv2d, load_model, normalize
 
 app = FastAPI()
-network, info = load(sys.argv[1])
+network, record = load_model(sys.argv[1])
 # a faster form for batches, which nobody else has; a picture alone is slower with it
 small: list[Any] = [module for module in network.modules() if isinstance(module, SmallMapConv2d)]
 for module in small:
@@ -24,14 +24,14 @@ for module in small:
 
 @app.post("/v1/predict")
 async def predict(files: UploadFile) -> dict[str, Any]:
-    size = info["input_size"]
+    size = record.input_size
     picture = Image.open(files.file).convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
-    x = normalize(torch.from_numpy(np.asarray(picture).copy())[None], info)
+    x = normalize(torch.from_numpy(np.asarray(picture).copy())[None], record.mean, record.std)
     with torch.inference_mode():
         logit = network(x)
-        if logit.abs() < info["mirror"]:
+        if logit.abs() < record.flip_tta_margin:
             logit = (logit + network(x.flip(3))) / 2
-    p_fake = torch.sigmoid(logit.squeeze().double() / info["temperature"]).item()
+    p_fake = torch.sigmoid(logit.squeeze().double() / record.temperature).item()
     return {"file": files.filename, "p_fake": p_fake}
 
 

@@ -23,10 +23,11 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from tqdm import tqdm
 
-from detector.device import describe
 from detector.errors import run
+from stages.device import device_name
 from stages.params import load_params
-from stages.prepare import MOST_PROCESSES, Encoded, decode_split, open_source
+from stages.prepare.decoding import MOST_PROCESSES, decode_split
+from stages.prepare.sources import EncodedSplit, open_source
 
 TURNS = 3
 PROCESSES = min(os.cpu_count() or 1, MOST_PROCESSES)  # as many as `prepare` takes
@@ -41,7 +42,7 @@ def main() -> None:
     whole = open_source(dataset, load_params()["prepare"]["revision"])[1]["train"]
     rows = np.random.default_rng(0).permutation(len(whole.labels))[: arguments.images]
     data = [whole.read(row) for row in rows]
-    subset = Encoded([whole.names[row] for row in rows], whole.labels[rows], data.__getitem__)
+    subset = EncodedSplit([whole.names[row] for row in rows], whole.labels[rows], data.__getitem__)
 
     with tempfile.TemporaryDirectory() as temporary:
         folder, table = f"{temporary}/folder", f"{temporary}/table"
@@ -71,7 +72,7 @@ def main() -> None:
 
     print("# Decoding\n")
     print(
-        f"{describe()}; {os.cpu_count()} cores; torch {torch.__version__}, torchvision {torchvision.__version__}, "
+        f"{device_name()}; {os.cpu_count()} cores; torch {torch.__version__}, torchvision {torchvision.__version__}, "
         f"datasets {datasets.__version__}.\n"
     )
     print(f"{len(data):,} images of {dataset}, from JPEG bytes to one array; the best of {TURNS} turns.\n")
@@ -82,7 +83,7 @@ def main() -> None:
         print(f"| {way} | {len(data) / min(times):,.0f} | {f'{ratio:.1f} times as fast' if ratio != 1 else ''} |")
 
 
-def prepare(subset: Encoded) -> np.ndarray:
+def prepare(subset: EncodedSplit) -> np.ndarray:
     split = decode_split(subset, tqdm(disable=True))
     return split.images[split.rows]
 

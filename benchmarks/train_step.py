@@ -28,14 +28,16 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from detector.device import claim, describe
 from detector.errors import run
-from detector.model import SmallMapConv2d, normalize
-from stages.augment import batches, pack
+from stages.device import claim, device_name
+from stages.model import SmallMapConv2d, normalize
 from stages.params import load_params, model_entry
-from stages.train import choose_precision, make_network, make_optimizer, train_step
+from stages.train.augment import batches, pack_pixels
+from stages.train.network import choose_precision, make_network
+from stages.train.optimizer import make_optimizer
+from stages.train.step import train_step
 
-INFO = {"mean": [0.47, 0.46, 0.42], "std": [0.24, 0.24, 0.27]}  # any numbers will do
+MEAN, STD = (0.47, 0.46, 0.42), (0.24, 0.24, 0.27)  # any numbers will do
 IMAGES = 20_000
 REAL, RESIDENT, PRODUCT = "the real step", "resident batch", "matrix product"
 
@@ -56,7 +58,7 @@ def main() -> None:
     claim()
     torch.use_deterministic_algorithms(True)  # as in training
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    print(f"# Training step\n\n{describe()}; {os.cpu_count()} cores; torch {torch.__version__}.")
+    print(f"# Training step\n\n{device_name()}; {os.cpu_count()} cores; torch {torch.__version__}.")
     for name in arguments.models:
         compare(name, params, device, arguments)
 
@@ -66,13 +68,13 @@ def compare(name: str, params: dict[str, Any], device: torch.device, arguments: 
     precision = choose_precision(options["precision"], device)
     generator = torch.Generator(device).manual_seed(0)
     images = torch.randint(0, 256, (IMAGES, 32, 32, 3), dtype=torch.uint8, generator=generator, device=device)
-    pixels = pack(images)
+    pixels = pack_pixels(images)
     targets = torch.randint(0, 2, (IMAGES, 2), generator=generator, device=device)
 
     def real(batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         while True:
             for x, y in batches(pixels, targets, batch_size, options["augment"], generator):
-                yield normalize(x, INFO), y
+                yield normalize(x, MEAN, STD), y
 
     batch_size = spec["batch_size"]
     x, y = next(real(batch_size))
@@ -130,13 +132,13 @@ def time_in_turns(
     """Seconds of one step of each variant, the median over its turns."""
     seconds: dict[str, list[float]] = {variant: [] for variant in variants}
     turns = list(itertools.product(range(arguments.turns + 1), variants))
-    for turn, variant in tqdm(turns, desc=name, disable=None):
+    for repeat, variant in tqdm(turns, desc=name, disable=None):
         started = time.perf_counter()
         for _ in range(arguments.steps):
             variants[variant]()
         if device.type == "cuda":
             torch.cuda.synchronize()
-        if turn:  # the first is to warm up
+        if repeat:  # the first is to warm up
             seconds[variant].append((time.perf_counter() - started) / arguments.steps)
     return {variant: statistics.median(times) for variant, times in seconds.items()}
 

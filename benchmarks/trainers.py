@@ -33,13 +33,17 @@ import torch
 from ruamel.yaml import YAML
 from tqdm import tqdm
 
-from detector.data import CLASSES, FAKE, REAL
-from detector.device import claim
 from detector.errors import UserError, run
-from detector.model import build
+from detector.labels import CLASSES, FAKE, REAL
+from stages.data import channel_statistics
+from stages.device import claim
+from stages.model import build
 from stages.params import load_params
-from stages.prepare import Encoded, decode_split, mean_and_std, open_source, pack, validation_mask
-from stages.train import choose_precision, make_network
+from stages.prepare.decoding import decode_split
+from stages.prepare.packing import write_split
+from stages.prepare.sources import EncodedSplit, open_source
+from stages.prepare.validation import validation_mask
+from stages.train.network import choose_precision, make_network
 
 MODEL = "quick"
 NAMES = {
@@ -55,14 +59,13 @@ PACKAGES = {
     "fastai": ["fastai"],
 }
 RECIPES = {
-    "ours": "`quick` of params.yaml: Muon, linear warm-up and decay, clipped gradients, the object in the image as a "
-    "second task, the first epochs on windows of 24x24 pixels; validates averaged weights; saves its state after each "
-    "epoch; keeps freed memory and shortens the threads' wait (stages/__init__.py)",
+    "ours": "`quick` of params.yaml: Muon, linear warm-up and decay, clipped gradients, the object in the image as "
+    "an auxiliary task, the first epochs on crops of 24x24 pixels; validates averaged weights; saves a checkpoint "
+    "after each epoch; keeps freed memory and shortens the threads' wait (stages/__init__.py)",
     "folder": "SGD at 0.2 with Nesterov momentum and weight decay 5e-4, OneCycleLR",
     "hf": "AdamW at 1e-3 with linear decay, clipped gradients (its defaults but for the rate)",
     "fastai": "Adam with fit_one_cycle at 3e-3 (its defaults but for the rate)",
 }
-OUR_ENVIRONMENT = ("GOMP_SPINCOUNT", "CUBLAS_WORKSPACE_CONFIG")  # `import stages` sets these; the others go without
 BEGIN = re.compile(rf"{MODEL}: ([\d,]+) parameters, (.+)")
 EPOCH = re.compile(r"epoch \d+/\d+: .*validation: .*accuracy ([\d.]+)%.*; (\d+) images/s")
 
@@ -102,7 +105,7 @@ def main() -> None:
 
     spec = params["models"][MODEL]
     params["train"]["precision"] = precision
-    params["train"]["augment"]["damage"] = 0  # the others have nothing like it
+    params["train"]["augment"]["corruption"] = 0  # the others have nothing like it
     params |= {"model": MODEL, "dataset": dataset}
 
     with tempfile.TemporaryDirectory() as temporary:
@@ -164,15 +167,15 @@ def make_data(
     whole = open_source(dataset, choices["revision"])[1]["train"]
     rng = np.random.default_rng(0)
     rows = np.concatenate([rng.permutation(np.flatnonzero(whole.labels == c))[:images] for c in (FAKE, REAL)])
-    subset = Encoded([whole.names[row] for row in rows], whole.labels[rows], lambda i: whole.read(rows[i]))
+    subset = EncodedSplit([whole.names[row] for row in rows], whole.labels[rows], lambda i: whole.read(rows[i]))
 
     started = time.perf_counter()
     with tqdm(total=len(rows), desc="decode", unit=" images", unit_scale=True, disable=None) as bar:
         decoded = decode_split(subset, bar)
     in_val = validation_mask(decoded, choices["val_fraction"], choices["seed"])
     (project / "data").mkdir()
-    pack(project / "data/train.safetensors", dataset, "train", decoded, ~in_val)
-    pack(project / "data/val.safetensors", dataset, "val", decoded, in_val)
+    write_split(project / "data/train.safetensors", dataset, "train", decoded, ~in_val)
+    write_split(project / "data/val.safetensors", dataset, "val", decoded, in_val)
     seconds = time.perf_counter() - started
 
     for split, chosen in (("train", ~in_val), ("val", in_val)):
@@ -181,9 +184,9 @@ def make_data(
             folder.mkdir(parents=True)
         for row, label in zip(decoded.rows[chosen], decoded.labels[chosen], strict=True):
             (folders[label] / f"{row}.jpg").write_bytes(subset.read(row))
-    mean, std = mean_and_std(decoded.images[decoded.rows[~in_val]])
+    mean, std = channel_statistics(decoded.images[decoded.rows[~in_val]])
     counts = int((~in_val).sum()), int(in_val.sum())
-    return counts, (mean / 255).tolist(), (std / 255).tolist(), seconds
+    return counts, list(mean), list(std), seconds
 
 
 def train(name: str, project: Path, bar: tqdm) -> Training:
@@ -191,7 +194,6 @@ def train(name: str, project: Path, bar: tqdm) -> Training:
     command = [sys.executable, "-u", "-m", "stages.train"]
     if name != "ours":
         command = [sys.executable, "-u", "-m", "benchmarks.other_trainers", name, "task.json"]
-        environment = {key: value for key, value in environment.items() if key not in OUR_ENVIRONMENT}
     log = project / f"{name}.log"
     training = Training()
     began = first_step = time.perf_counter()
@@ -258,9 +260,9 @@ def report(
     print(f"{MODEL}; {setting}; {os.cpu_count()} cores; {versions(list(trainings))}.\n")
     print(f"- {params['dataset']}: {counts[0]:,} images to train on, {counts[1]:,} to validate on")
     print(
-        "- the same for all: the images, the network (of params.yaml, made by detector.model.build, small-map "
+        "- the same for all: the images, the network (of params.yaml, made by stages.model.build, small-map "
         f"convolutions included), channels_last, batches of {spec['batch_size']}, precision, "
-        "mirrored and shifted images, device and threads"
+        "flipped and translated images, device and threads"
     )
     print(f"- ours reads splits that were decoded, checked and packed once, in {packing:.1f} s, not counted below")
     print(f"- the others decode JPEG files at every use, with {workers} DataLoader workers")

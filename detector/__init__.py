@@ -1,4 +1,8 @@
-"""What a detector is. `from detector import Detector` asks one; importing it imports no torch."""
+"""What ships: from a picture's bytes to an answer, without torch and without DVC.
+
+`from detector import Detector` is all that asking takes; the name is imported where it is first used, so that
+`import detector` itself costs nothing.
+"""
 
 import os
 from typing import TYPE_CHECKING, Any
@@ -7,20 +11,15 @@ from typing import TYPE_CHECKING, Any
 # and keep a number for the machine in ~/.cache. Not here.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-__all__ = ["LIMIT", "Answer", "Detector"]
-
-LIMIT = (
-    "It knows CIFAR-10 photographs against Stable Diffusion 1.4 at 32x32. "
-    "High test accuracy says nothing about pictures from other generators."
-)
+__all__ = ["Detector", "Prediction"]
 
 if TYPE_CHECKING:
-    from detector.ask import Answer, Detector
+    from detector.detector import Detector, Prediction
 else:
 
     def __getattr__(name: str) -> Any:
         if name in __all__:
-            from detector import ask
+            from detector import detector
 
-            return getattr(ask, name)
+            return getattr(detector, name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

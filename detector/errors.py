@@ -1,46 +1,20 @@
-"""What every program of this repository does when something goes wrong: one line, exit status, nothing half-written."""
+"""What every program of this repository does when something goes wrong: one line and an exit status."""
 
-import contextlib
 import errno
-import os
-import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 
 class UserError(Exception):
     """Something the user can put right. The message is one line: what is wrong, what to do next."""
 
 
-@contextlib.contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
-    """Yield a free path beside `path`; write a file or a folder there. It takes `path`'s place when the block
-    ends, and is removed when the block raises, which leaves what was at `path` as it was."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}.{os.getpid()}.new")
-    old = path.with_name(f".{path.name}.{os.getpid()}.old")
-    try:
-        yield new
-        if path.is_dir():  # a folder cannot be renamed over a folder that is not empty
-            path.rename(old)
-        new.rename(path)
-    finally:
-        if old.exists() and not path.exists():
-            old.rename(path)
-        for leftover in (new, old):
-            if leftover.is_dir():
-                shutil.rmtree(leftover, ignore_errors=True)
-            else:
-                leftover.unlink(missing_ok=True)
-
-
 def run(main: Callable[[], None]) -> None:
     """Run a program's `main` and exit: 0, 1 after an error, 130 after Ctrl-C, 143 after SIGTERM.
 
-    SIGTERM is raised as an exception so that `replacing` cleans up. Faults of the program itself keep their traceback.
+    SIGTERM is raised as an exception so that `atomic_write` cleans up. Faults of the program itself keep their
+    traceback.
     """
 
     def terminate(*_: object) -> None:
@@ -67,15 +41,15 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(1)
 
 
+# How torch, CUDA and oneDNN say it; by the message, so that torch need not be imported.
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "could not create a primitive", "could not create a memory")
+
+
 def _machine_limit(error: Exception) -> str | None:
     """One line for what the machine refused (memory, disk), None for anything else."""
     text = str(error)
-    # torch reports a failed allocation as a RuntimeError on the CPU and as OutOfMemoryError on a GPU, and it is
-    # told by its words so that programs without torch need not import it
-    if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
-        return (
-            "out of memory: lower batch_size in params.yaml (models.<name> or evaluate), or free memory, and try again"
-        )
+    if isinstance(error, MemoryError) or any(words in text for words in OUT_OF_MEMORY):
+        return "out of memory: free some and try again; for training, lower models.<name>.batch_size in params.yaml"
     no_space = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     written = "os error" in text and any(f"os error {code})" in text for code in no_space)  # safetensors
     if written or (isinstance(error, OSError) and error.errno in no_space):

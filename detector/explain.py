@@ -1,9 +1,9 @@
-"""Where in a picture a detector finds its evidence, and a drawing of it that people can look at.
+"""Attribution: which parts of a picture an answer depends on, and a drawing of it that people can look at.
 
-Asked, not derived: one part of the picture after the other is hidden, and how far the logit of FAKE falls is what the
-part weighed (occlusion; Zeiler and Fergus 2014, "Visualizing and Understanding Convolutional Networks"). It needs
-nothing but answers, so it is the same for every network, and without torch. Grad-CAM, tried beside it, marks parts that
-matter less: docs/research.md.
+The method is occlusion (Zeiler and Fergus 2014, "Visualizing and Understanding Convolutional Networks"): one part of
+the picture after the other is inpainted, and the attribution of the part is how far the logit of FAKE falls. It needs
+nothing but the network's scores, so it works for every network, without torch and without gradients. Grad-CAM, tried
+beside it, marks parts that matter less: docs/research.md.
 """
 
 from collections.abc import Callable
@@ -12,8 +12,8 @@ from itertools import product
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-GRID, WINDOW = 8, 2  # cells in a row and in a column; of the square that is hidden at a time
-# What a hidden pixel gets of each known one around it; rows and columns to it, and its weight.
+GRID, SQUARE = 8, 2  # cells in a row and in a column: of the picture, and of the square that is inpainted at a time
+# Of each neighbour of an inpainted pixel: offset (row, column), and weight in the mean.
 NEIGHBOURS = [
     ((row, column), 1 / 6 if row == 0 or column == 0 else 1 / 12)
     for row, column in product((-1, 0, 1), repeat=2)
@@ -25,37 +25,39 @@ FAKE_COLOUR, REAL_COLOUR = np.array([230, 97, 0]), np.array([30, 110, 220])  # t
 INK, PAPER, MUTED = "#1b1b1b", "#ffffff", "#595959"
 
 
-def find_evidence(score: Callable[[np.ndarray], np.ndarray], images: np.ndarray) -> np.ndarray:
-    """What each cell of an image weighs in its answer: float32 (N, GRID, GRID), positive for FAKE, negative for REAL:
-    by how much the logit falls, on average, where a square with this cell in it is hidden.
+def occlusion_maps(score: Callable[[np.ndarray], np.ndarray], images: np.ndarray) -> np.ndarray:
+    """Return the attribution of each cell of each image: float32 (N, GRID, GRID), positive for FAKE, negative for REAL.
 
-    score: uint8 (M, S, S, 3) -> logits of FAKE (M), each of the image and its mirror image, so that differences are of
-    what is hidden alone; it is called once, with 50 copies of each image. images: uint8 (N, S, S, 3), S at least GRID.
+    It is the mean fall of the logit over the squares that contain the cell, each inpainted in turn.
+
+    score: uint8 (M, S, S, 3) -> logits of FAKE (M), each with flip test-time augmentation: if only some were flipped,
+    a difference could be the flip's. It is called once, with 50 copies of each image. images: uint8 (N, S, S, 3), S at
+    least GRID.
     """
-    copies = np.concatenate([part for image in images for part in (image[None], hide(image, SQUARES))])
+    copies = np.concatenate([part for image in images for part in (image[None], inpaint(image, SQUARES))])
     logits = score(copies).astype(np.float64).reshape(len(images), -1)
     falls = logits[:, :1] - logits[:, 1:]
     return (np.tensordot(falls, SQUARES, 1) / SQUARES.sum(0)).astype(np.float32)
 
 
 def squares() -> np.ndarray:
-    """bool (N, GRID, GRID): every square of WINDOW x WINDOW cells."""
-    places = range(GRID - WINDOW + 1)
+    """Return every square of SQUARE x SQUARE cells: bool (N, GRID, GRID)."""
+    places = range(GRID - SQUARE + 1)
     all_of_them = np.zeros((len(places) ** 2, GRID, GRID), bool)
     for number, (row, column) in enumerate(product(places, places)):
-        all_of_them[number, row : row + WINDOW, column : column + WINDOW] = True
+        all_of_them[number, row : row + SQUARE, column : column + SQUARE] = True
     return all_of_them
 
 
 SQUARES = squares()
 
 
-def hide(pixels: np.ndarray, cells: np.ndarray) -> np.ndarray:
-    """Copies of a picture, uint8 (N, S, S, 3), each with some of its cells, bool (N, GRID, GRID), filled from around
-    them; never all.
+def inpaint(pixels: np.ndarray, cells: np.ndarray) -> np.ndarray:
+    """Return copies of a picture, uint8 (N, S, S, 3), each with some of its cells, bool (N, GRID, GRID), filled from
+    their surroundings. A copy must keep one cell at least.
 
     From the border inwards each pixel becomes the weighted mean of its known neighbours (after Rong et al. 2022, "A
-    Consistent and Efficient Evaluation Strategy for Attribution Methods"). Of what was tried this alone moves answers
+    Consistent and Efficient Evaluation Strategy for Attribution Methods"). Of what was tried only this moves answers
     neither to FAKE nor to REAL: a flat patch or a blur leans to FAKE.
     """
     size = len(pixels)
@@ -79,12 +81,11 @@ def hide(pixels: np.ndarray, cells: np.ndarray) -> np.ndarray:
     return filled[:, 1:-1, 1:-1].round().astype(np.uint8)
 
 
-def draw(pixels: np.ndarray, evidence: np.ndarray, heading: str) -> Image.Image:
-    """Under a heading the picture enlarged, beside it the same in grey with the evidence over it, and a legend.
+def draw_explanation(pixels: np.ndarray, occlusion_map: np.ndarray, heading: str) -> Image.Image:
+    """Draw the enlarged picture, beside it the same in grey under its occlusion map, a heading and a legend.
 
-    pixels: uint8 (S, S, 3), what the detector looked at. evidence: float32 (h, w), positive for FAKE, negative for
-    REAL.
-    The strongest evidence of this picture has the full colour: colours of two pictures are not on one scale.
+    pixels: uint8 (S, S, 3), what the detector scored. occlusion_map: float32 (h, w), positive for FAKE, negative for
+    REAL. The strongest attribution of this picture has the full colour: colours of two pictures do not compare.
     """
     sheet = Image.new("RGB", (2 * SIDE + 3 * GAP, HEAD + SIDE + FOOT), PAPER)
     pen = ImageDraw.Draw(sheet)
@@ -93,7 +94,7 @@ def draw(pixels: np.ndarray, evidence: np.ndarray, heading: str) -> Image.Image:
     pen.text((GAP, 50), f"as the detector saw it, {pixels.shape[1]}x{pixels.shape[0]}", MUTED, small)
     pen.text((SIDE + 2 * GAP, 50), "where it found its evidence", MUTED, small)
     sheet.paste(enlarge(pixels), (GAP, HEAD))
-    sheet.paste(overlay(pixels, evidence), (SIDE + 2 * GAP, HEAD))
+    sheet.paste(overlay(pixels, occlusion_map), (SIDE + 2 * GAP, HEAD))
 
     top = HEAD + SIDE + 14
     ramp = colours(np.linspace(-1, 1, SIDE, dtype=np.float32)[None].repeat(14, 0))
@@ -115,19 +116,19 @@ def enlarge(pixels: np.ndarray, side: int = SIDE) -> Image.Image:
     return Image.fromarray(pixels).resize((side, side), Image.Resampling.NEAREST)
 
 
-def overlay(pixels: np.ndarray, evidence: np.ndarray, side: int = SIDE) -> Image.Image:
-    """The enlarged picture in grey, coloured where the evidence is."""
-    scaled = evidence.astype(np.float32) / (float(np.abs(evidence).max()) or 1)
+def overlay(pixels: np.ndarray, occlusion_map: np.ndarray, side: int = SIDE) -> Image.Image:
+    """Return the enlarged picture in grey, coloured by its occlusion map."""
+    scaled = occlusion_map.astype(np.float32) / (float(np.abs(occlusion_map).max()) or 1)
     smooth = Image.fromarray(scaled).resize((side, side), Image.Resampling.BICUBIC)
     grey = np.asarray(enlarge(pixels, side).convert("L").convert("RGB"), np.float64)
     return Image.fromarray(over(80 + grey * 0.6, *colours(np.asarray(smooth))))
 
 
-def colours(evidence: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Evidence (H, W), -1 to 1 -> its colour (H, W, 3) and how much it covers (H, W, 1)."""
-    colour = np.where(evidence[..., None] > 0, FAKE_COLOUR, REAL_COLOUR)
-    return colour, 0.9 * np.abs(evidence[..., None]).clip(0, 1)
+def colours(attribution: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Attribution (H, W), -1 to 1 -> its colour (H, W, 3) and its opacity (H, W, 1)."""
+    colour = np.where(attribution[..., None] > 0, FAKE_COLOUR, REAL_COLOUR)
+    return colour, 0.9 * np.abs(attribution[..., None]).clip(0, 1)
 
 
-def over(background: np.ndarray, colour: np.ndarray, share: np.ndarray) -> np.ndarray:
-    return (background * (1 - share) + colour * share).round().clip(0, 255).astype(np.uint8)
+def over(background: np.ndarray, colour: np.ndarray, opacity: np.ndarray) -> np.ndarray:
+    return (background * (1 - opacity) + colour * opacity).round().clip(0, 255).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Whatever picture people have, made what a detector takes, with a note of each thing that was done to it.
+"""Turn any picture into a detector's input, and note what was done to it.
 
 Colour JPEG is decoded by detector.images, as the training data are: one of the detector's own size comes out pixel by
 pixel as `prepare` packs it. What other files may have (EXIF orientation, transparency, 16 bits, several frames) is
@@ -10,15 +10,16 @@ import math
 import os
 import re
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image
 from PIL.Image import Transpose
 
 from detector.errors import UserError
-from detector.images import decode
+from detector.images import FORMATS, decode, one_line_errors
 
 Source = bytes | str | os.PathLike[str] | BinaryIO | Image.Image | np.ndarray
 
@@ -26,10 +27,9 @@ MAX_PIXELS = 100_000_000  # decoded they take 400 MB, with transparency up to 1.
 MAX_SIDE = 65_535  # JPEG's own; the resampling filter of a strip of 1 x 100,000,000 would take gigabytes
 MAX_BYTES = 2**28
 # A JPEG is decoded at a half, quarter or eighth of its size where that leaves this many times the detector's input: up
-# to 64 times fewer pixels, of which the input is made with a small difference.
+# to 64 times fewer pixels. The input then differs slightly.
 SPARE = 16
 
-FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")  # of Pillow's, some of which start other programs (EPS)
 # HEIC cannot be read: a folder's files are not passed over in silence.
 SUFFIXES = set(".jpg .jpeg .jpe .jfif .png .apng .gif .webp .bmp .tif .tiff .avif .heic .heif".split())
 
@@ -44,53 +44,51 @@ UPRIGHT = {  # EXIF orientation: what turns the stored picture upright
 }
 MODES = {"1": "black and white", "L": "grey", "LA": "grey", "P": "palette", "PA": "palette"}
 
-# Up to so many times smaller or larger, and what that means for the answer.
+# Pairs: the largest factor, and what it means for the answer.
 SMALLER = (
     (2, "some detail is lost"),
-    (8, "much detail is lost, the answer is less sure than it looks"),
+    (8, "much detail is lost, the answer is less certain than it looks"),
     (math.inf, "nearly all detail is lost, the answer says little"),
 )
 LARGER = (
-    (1.5, "the finest detail is missing, the answer is less sure than it looks"),
+    (1.5, "the finest detail is missing, the answer is less certain than it looks"),
     (math.inf, "there is no fine detail to judge by, the answer says little"),
 )
 
 
-def load(source: Source, size: int) -> tuple[np.ndarray, list[str]]:
-    """Return a picture as uint8 (size, size, 3), RGB, and the notes: what was done to it, and what that means.
+@dataclass(frozen=True)
+class Preprocessed:
+    """A picture made ready: pixels, uint8 (size, size, 3), RGB, and the notes on what was done to it."""
+
+    pixels: np.ndarray
+    notes: list[str]
+
+
+def preprocess(source: Source, size: int) -> Preprocessed:
+    """Turn a picture into a detector's input of size x size pixels.
 
     source: a picture file's bytes, its path or the open file; a PIL image, which is left as it is; or uint8
-    (height, width, 3), RGB. Raises UserError where it is missing, empty, damaged, no picture, or larger than
+    (height, width, 3), RGB. Raises UserError where it is missing, empty, broken, no picture, or larger than
     MAX_PIXELS, MAX_SIDE or MAX_BYTES; a picture's size is read from its header, before any of it is decoded.
     """
     with warnings.catch_warnings(action="ignore"):  # Pillow's, of what is refused or put right here
         try:
-            if isinstance(source, np.ndarray):
-                return to_input(from_array(source), size)
-            if isinstance(source, Image.Image):
-                return to_input(source, size)
-            data = source if isinstance(source, bytes) else read(source)
+            if isinstance(source, np.ndarray | Image.Image):
+                with one_line_errors():
+                    image = source if isinstance(source, Image.Image) else from_array(source)
+                    return to_input(image, size)
+            with one_line_errors():
+                data = source if isinstance(source, bytes) else read(source)
             if not data:
                 raise UserError("the file is empty")
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            with one_line_errors(data), Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 return to_input(image, size, data)
-        except UserError:
-            raise
-        except UnidentifiedImageError:
-            if data[4:8] == b"ftyp":
-                raise UserError("HEIC or a film, which cannot be read: save it as JPEG") from None
-            raise UserError(f"not a picture that can be read ({', '.join(FORMATS)})") from None
-        except Image.DecompressionBombError:
-            raise UserError("more than 100 megapixels") from None
         except MemoryError:
             raise UserError("not enough memory for this picture") from None
-        except Exception as error:  # Pillow raises whatever damaged bytes lead it to
-            system = error.strerror if isinstance(error, OSError) else None
-            raise UserError(system or f"damaged picture ({str(error) or type(error).__name__})") from None
 
 
 def read(source: str | os.PathLike[str] | BinaryIO) -> bytes:
-    """Return a whole file. Raises UserError when it has more than MAX_BYTES, however many (it may be a pipe)."""
+    """Return a whole file. Raises UserError for more than MAX_BYTES, of which no more than one byte is read."""
     if isinstance(source, str | os.PathLike):
         with Path(source).open("rb") as file:
             return read(file)
@@ -106,8 +104,8 @@ def from_array(pixels: np.ndarray) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def to_input(image: Image.Image, size: int, data: bytes | None = None) -> tuple[np.ndarray, list[str]]:
-    """`load` for an image that may not be decoded yet. data: the file that it was just opened from, if it was."""
+def to_input(image: Image.Image, size: int, data: bytes | None = None) -> Preprocessed:
+    """`preprocess` for an image that may not be decoded yet. data: the file that it was just opened from, if it was."""
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise UserError(f"{width}x{height} is more than 100 megapixels")
@@ -122,7 +120,8 @@ def to_input(image: Image.Image, size: int, data: bytes | None = None) -> tuple[
         notes.append(f"only frame {image.tell() + 1} of several")
     stored = [str(tile.args) for tile in getattr(image, "tile", [])]  # such as RGB;16B; gone once it is decoded
     sixteen = image.mode.startswith("I;16") or any(re.search(r"\b(LA|RGB[AX]?|CMYK);16", args) for args in stored)
-    turned = orientation(image)  # a TIFF is turned by Pillow while it is decoded, and then no longer says so
+    # a TIFF is turned by Pillow while it is decoded, and then no longer says so
+    stored_transposition = orientation(image)
 
     if data is not None:
         image.draft(None, (SPARE * size, SPARE * size))  # of other formats than JPEG it does nothing
@@ -132,7 +131,7 @@ def to_input(image: Image.Image, size: int, data: bytes | None = None) -> tuple[
     else:
         image.load()
         picture = image
-    turn = orientation(image)
+    transposition = orientation(image)
 
     if picture.mode in ("I", "F"):
         raise UserError("32 bits a pixel, with no fixed white: save it with 8 bits")
@@ -147,9 +146,9 @@ def to_input(image: Image.Image, size: int, data: bytes | None = None) -> tuple[
         picture = picture.convert("RGBA").convert("RGBa")
     elif picture.mode != "RGB":
         picture = picture.convert("RGB")
-    if turn is not None:  # FLIP_LEFT_RIGHT is 0
-        picture = picture.transpose(turn)
-    if turn is not None or turned is not None:
+    if transposition is not None:  # FLIP_LEFT_RIGHT is 0
+        picture = picture.transpose(transposition)
+    if transposition is not None or stored_transposition is not None:
         notes.append("turned upright as its EXIF orientation says")
 
     pixels = np.asarray(fit(picture, size))
@@ -158,13 +157,13 @@ def to_input(image: Image.Image, size: int, data: bytes | None = None) -> tuple[
         pixels = (pixels[..., :3].astype(np.int16) + 255 - alpha).clip(0, 255).astype(np.uint8)
         if alpha.min() < 255:
             notes.append("transparency put on white")
-    return pixels, notes + notes_on_size(width, height, size)
+    return Preprocessed(pixels, notes + notes_on_size(width, height, size))
 
 
 def orientation(image: Image.Image) -> Transpose | None:
     try:
         return UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # Pillow raises whatever damaged EXIF leads it to; the picture itself may be whole
+    except Exception:  # broken EXIF can make Pillow raise any exception; the picture itself may be whole
         return None
 
 

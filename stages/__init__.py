@@ -1,20 +1,30 @@
-"""The pipeline. What must be set before any library starts, for every stage alike."""
+"""The pipeline: a folder for each stage, and the modules that stages share.
+
+Importing it sets environment variables that libraries read when they are loaded.
+"""
 
 import ctypes
 import os
 
-# Threads that wait for work spin for some ten microseconds, then sleep. OpenMP's own wait is longer and would take the
-# core from whatever else runs; without any, a step of resnet18 takes 1.1 times as long (two cores).
-os.environ.setdefault("GOMP_SPINCOUNT", "20000")
-# cuBLAS gives the same bits every time only with a workspace of fixed size.
-os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+ENVIRONMENT = {
+    # Threads that wait for work spin for some ten microseconds, then sleep. OpenMP's default is longer, and keeps the
+    # core from whatever else runs; without any spinning a step of resnet18 takes 1.1 times as long (two cores).
+    "GOMP_SPINCOUNT": "20000",
+    # cuBLAS gives the same bits every time only with a workspace of fixed size.
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+}
+for name, value in ENVIRONMENT.items():
+    os.environ.setdefault(name, value)
 
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # malloc.h
 
 
 def keep_freed_memory() -> None:
-    """For training: glibc hands every large tensor back to the kernel, and gets it again in the next step, zeroed page
-    by page; a step of resnet18 takes 1.2 times as long then (two cores, fp32). Other C libraries are left alone."""
+    """Make glibc keep the memory of freed tensors, for training.
+
+    By default it hands every large tensor back to the kernel and gets it again in the next step, zeroed page by page:
+    a step of resnet18 takes 1.2 times as long (two cores, fp32). Other C libraries are left alone.
+    """
     if hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(M_MMAP_MAX, 0)
         libc.mallopt(M_TRIM_THRESHOLD, -1)

@@ -1,6 +1,6 @@
 """params.yaml, read as DVC reads it.
 
-As a stage of its own, before the others: of a misspelt model DVC would only say that a parameter is missing.
+This is also the first stage of the pipeline: where `model` is misspelt, DVC would only say that a parameter is missing.
 """
 
 from pathlib import Path
@@ -12,7 +12,7 @@ from ruamel.yaml.error import YAMLError
 from detector.errors import UserError, run
 
 MODEL_KEYS = (
-    *("timm", "args", "stem", "pretrained", "epochs", "cropped", "batch_size"),
+    *("timm", "args", "stem", "pretrained", "epochs", "crop_epochs", "batch_size"),
     *("optimizer", "learning_rate", "weight_decay", "ema_decay"),
 )
 

@@ -1,10 +1,13 @@
-"""A project to try things in: a copy of this one in a temporary folder, with the sample prepared."""
+"""Projects to try things in: copies of this one in temporary folders, with the sample prepared or the pipeline run."""
 
+import fcntl
+import hashlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +31,22 @@ TINY: dict[str, Any] = {
     "stem": "conv",
     "pretrained": False,
     "epochs": 3,
-    "cropped": 0.5,
+    "crop_epochs": 0.5,
     "batch_size": 120,
-    "optimizer": "sgd",
-    "learning_rate": 0.1,
-    "weight_decay": 1e-4,
+    "optimizer": "muon",
+    "learning_rate": 4e-3,
+    "weight_decay": 0.1,
     "ema_decay": 0.9,
 }
+
+
+LONGEST = ("test_interrupted.py", "test_remote.py", "test_queue.py", "test_pipeline.py", "test_train.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start with the longest files: at the end, workers should finish at the same time."""
+    order = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
 class Project:
@@ -57,6 +69,23 @@ class Project:
     def stage(self, name: str, *arguments: str, ok: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
         return self.run(sys.executable, "-m", f"stages.{name}", *arguments, ok=ok, **options)
 
+    def tool(self, name: str, *arguments: str, ok: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
+        return self.run(sys.executable, "-m", f"tools.{name}", *arguments, ok=ok, **options)
+
+    def start(self, *command: str) -> "subprocess.Popen[str]":
+        """Start a command in the folder and go on."""
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, cwd=self.path, env=self.env, stdout=pipe, stderr=pipe, text=True)
+
+    def weights(self) -> str:
+        """A digest of the trained weights."""
+        return hashlib.sha256((self.path / "models/trained/model.safetensors").read_bytes()).hexdigest()
+
+    def outputs(self) -> dict[str, bytes]:
+        """All that stages after `prepare` write, by path."""
+        files = [path for name in ("models", "metrics", "plots") for path in (self.path / name).rglob("*")]
+        return {str(path.relative_to(self.path)): path.read_bytes() for path in files if path.is_file()}
+
     def set(self, **params: Any) -> None:
         """Edit params.yaml as a user would: a dotted name is given with two underscores."""
         yaml = YAML()
@@ -72,30 +101,114 @@ class Project:
 
     def repository(self) -> None:
         """Make the folder a git and DVC repository with everything committed."""
-        for command in (["git", "init", "-q", "-b", "main"], ["git", "add", "-A"], ["git", "commit", "-qm", "start"]):
-            self.run(*command)
+        self.run("git", "init", "-q", "-b", "main")
+        self.commit("start")
+
+    def commit(self, message: str) -> None:
+        self.run("git", "add", "-A")
+        self.run("git", "commit", "-qm", message)
+
+
+def once(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """Make a folder once, also for several workers of pytest-xdist. Nobody writes in it afterwards."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    path, new = root / name, root / f"{name}.new"
+    with (root / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            shutil.rmtree(new, ignore_errors=True)
+            new.mkdir()
+            make(new)
+            new.rename(path)
+    return path
+
+
+def copy_project(path: Path) -> None:
+    """Copy the project's own files, with `models.tiny` and the sample as defaults."""
+    for name in ("stages", "detector", "tools", "data/sample", ".dvc/plots"):
+        shutil.copytree(ROOT / name, path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("params.yaml", "dvc.yaml", ".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore"):
+        shutil.copy(ROOT / name, path / name)
+    for folder in ("data", "models", "metrics"):
+        (path / folder).mkdir(exist_ok=True)
+        shutil.copy(ROOT / folder / ".gitignore", path / folder)
+    few = {"noise": [0.1], "jpeg": [80, 50], "rescale": [16]}
+    Project(path).set(model="tiny", dataset="sample", models__tiny=TINY)
+    Project(path).set(evaluate__explained=10, evaluate__corruptions=few)
 
 
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The project's own files, with `models.tiny` and the sample as defaults, and the sample prepared."""
-    project = Project(tmp_path_factory.mktemp("prepared"))
-    for name in ("stages", "detector", "data/sample", ".dvc/plots"):
-        shutil.copytree(ROOT / name, project.path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("params.yaml", "dvc.yaml", ".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore"):
-        shutil.copy(ROOT / name, project.path / name)
-    for folder in ("data", "models", "metrics"):
-        (project.path / folder).mkdir(exist_ok=True)
-        shutil.copy(ROOT / folder / ".gitignore", project.path / folder)
-    project.set(model="tiny", dataset="sample", models__tiny=TINY, evaluate__explained=10)
-    project.stage("prepare")
-    return project.path
+    """The project with the sample prepared."""
+
+    def make(path: Path) -> None:
+        copy_project(path)
+        Project(path).stage("prepare")
+
+    return once(tmp_path_factory, "prepared", make)
+
+
+# At its end each stage says which of the project's modules it has imported.
+TRACE = """
+import atexit, json, os, sys
+from pathlib import Path
+
+def write():
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    if spec is not None and spec.name.startswith("stages."):
+        files = [Path(getattr(module, "__file__", None) or "/") for module in list(sys.modules.values())]
+        names = sorted(str(file.relative_to(Path.cwd())) for file in files if file.is_relative_to(Path.cwd()))
+        Path(os.environ["TRACE"], spec.name.split(".")[1]).write_text(json.dumps(names))
+
+atexit.register(write)
+"""
+
+
+@pytest.fixture(scope="session")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository in which `dvc repro` has run, on the sample in the place of CIFAKE, and is committed.
+
+    One run for all tests that only look at its results. Its folder `imports` has the modules that each stage imported.
+    """
+
+    def make(path: Path) -> None:
+        copy_project(path)
+        project = Project(path)
+        project.set(dataset="cifake")
+        project.repository()
+        (path / ".git/info/exclude").write_text("/imports\n")
+        (path / "imports").mkdir()
+        (path / "imports/sitecustomize.py").write_text(TRACE)
+        project.env |= {"CIFAKE_SOURCE": "data/sample", "TRACE": "imports", "PYTHONPATH": "imports"}
+        project.run("dvc", "repro")
+        project.commit("published")
+
+    return once(tmp_path_factory, "pipeline", make)
 
 
 @pytest.fixture
 def project(prepared: Path, tmp_path: Path) -> Project:
     shutil.copytree(prepared, tmp_path / "project")
     return Project(tmp_path / "project")
+
+
+@pytest.fixture
+def train_here(
+    project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[[], str]:
+    """Trains in this process, which saves the seconds that importing torch takes. Returns what was said."""
+    from stages.train.__main__ import main
+
+    monkeypatch.chdir(project.path)
+    for name in ("DVC_ROOT", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+
+    def train_here() -> str:
+        main()
+        return capsys.readouterr().out
+
+    return train_here
 
 
 def the_error(result: subprocess.CompletedProcess[str]) -> str:

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.conftest import ROOT
+from tests.models import exported
 
 
 def make_model(folder: Path) -> Path:
@@ -33,23 +34,21 @@ def make_model(folder: Path) -> Path:
         helper.make_node("Cast", ["images"], ["numbers"], to=TensorProto.FLOAT),
         helper.make_node("Flatten", ["numbers"], ["rows"]),
         helper.make_node("MatMul", ["rows", "weights"], ["logit"]),
-        helper.make_node("ReduceMax", ["rows", "axis"], ["distance"], keepdims=0),
+        helper.make_node("ReduceMax", ["rows", "axis"], ["ood_score"], keepdims=0),
     ]
     alone: list[str | int] = ["N"]
     graph = helper.make_graph(
         nodes,
         "weighing",
         [helper.make_tensor_value_info("images", TensorProto.UINT8, [*alone, 32, 32, 3])],
-        [helper.make_tensor_value_info(output, TensorProto.FLOAT, alone) for output in ("logit", "distance")],
+        [helper.make_tensor_value_info(output, TensorProto.FLOAT, alone) for output in ("logit", "ood_score")],
         [numpy_helper.from_array(array, name) for name, array in constants.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     onnx.save(model, folder / "model.onnx")
-    card = {"model": "weighing", "input_size": 32, "classes": ["FAKE", "REAL"], "temperature": 1.0, "mirror": 0.0}
-    # white is unlike
-    card |= {"unsure": [0.4, 0.6], "ood": {"threshold": 254.5}, "metrics": {"accuracy": 0.9764}, "dataset": "cifake"}
-    card |= {"test": {"accuracy": 0.9768, "fake_recall": 0.9788, "coverage": 0.9112}}
-    (folder / "model.json").write_text(json.dumps(card))
+    (folder / "model.safetensors").write_bytes(b"")  # the weights are in the graph
+    # white is out of distribution
+    exported(model="weighing", out_of_distribution={"threshold": 254.5, "validation_share": 0.99}).write(folder)
     return folder
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import io
 import json
 import os
@@ -23,9 +24,13 @@ import pytest
 from PIL import Image
 
 from app.batching import Batcher
+from app.schemas import FilePrediction
 from app.settings import Settings
-from detector import LIMIT, Detector
+from detector import Detector, Prediction
+from detector.limit import LIMIT
+from detector.output import COLUMNS
 from tests.conftest import ROOT
+from tests.models import exported
 from tests.serving import Server, environment, files, make_model, png_by_hand, sample
 
 PICTURES = sample(12)
@@ -112,11 +117,15 @@ def test_answers_are_those_of_python_in_the_order_of_the_request(server: Server,
     assert response.status_code == 200
     said = response.json()
     assert (said["model"], said["limit"]) == ("weighing", LIMIT)
-    for number, (row, answer) in enumerate(zip(said["answers"], expected, strict=True)):
+    for number, (row, answer) in enumerate(zip(said["predictions"], expected, strict=True)):
         assert row.pop("file") == f"secret{number}.jpg"
         assert row.pop("error") is None
         assert row.pop("p_fake") == pytest.approx(answer.p_fake, abs=1e-6)
-        assert row == {"verdict": answer.verdict, "notes": answer.notes, "unlike": answer.unlike}
+        assert row == {
+            "verdict": answer.verdict,
+            "notes": answer.notes,
+            "out_of_distribution": answer.out_of_distribution,
+        }
     assert {answer.verdict for answer in expected} == {"FAKE", "REAL", "UNSURE"}
 
 
@@ -127,17 +136,17 @@ def test_notes_and_warnings_are_passed_on(server: Server) -> None:
         file = io.BytesIO()
         image.save(file, "PNG")
         pictures.append(file.getvalue())
-    first, second = server.ask(*pictures).json()["answers"]
+    first, second = server.ask(*pictures).json()["predictions"]
     assert first["notes"][0] == "640x320 made 32x32, proportions not kept"
-    assert (first["unlike"], second["unlike"]) == (False, True)
-    assert second["notes"][0].startswith("unlike the training images")
+    assert (first["out_of_distribution"], second["out_of_distribution"]) == (False, True)
+    assert second["notes"][0].startswith("out of distribution (far from the training images)")
 
 
-def test_one_damaged_file_does_not_take_the_others_their_answers(server: Server) -> None:
-    alone = [row["p_fake"] for row in server.ask(PICTURES[0], PICTURES[1]).json()["answers"]]
-    rows = server.ask(PICTURES[0], PICTURES[2][:-40], b"", PICTURES[1]).json()["answers"]
+def test_one_broken_file_does_not_take_the_others_their_answers(server: Server) -> None:
+    alone = [row["p_fake"] for row in server.ask(PICTURES[0], PICTURES[1]).json()["predictions"]]
+    rows = server.ask(PICTURES[0], PICTURES[2][:-40], b"", PICTURES[1]).json()["predictions"]
     assert [row["p_fake"] for row in rows] == [pytest.approx(alone[0]), None, None, pytest.approx(alone[1])]
-    assert rows[1]["error"].startswith("damaged picture")
+    assert rows[1]["error"].startswith("broken picture")
     assert rows[2]["error"] == "the file is empty"
     assert rows[2]["verdict"] is None
 
@@ -148,9 +157,9 @@ def test_one_damaged_file_does_not_take_the_others_their_answers(server: Server)
 
 def test_the_evidence_is_a_grid_or_a_drawing(server: Server) -> None:
     said = server.client.post("/v1/explain", files=files(PICTURES[0])).json()
-    (alone,) = server.ask(PICTURES[0]).json()["answers"]
-    assert said["answer"] == {**alone, "p_fake": pytest.approx(alone["p_fake"], abs=1e-6)}
-    grid = said["evidence"]
+    (alone,) = server.ask(PICTURES[0]).json()["predictions"]
+    assert said["prediction"] == {**alone, "p_fake": pytest.approx(alone["p_fake"], abs=1e-6)}
+    grid = said["occlusion_map"]
     assert len(grid) >= 8
     assert {len(row) for row in grid} == {len(grid)}
     assert min(map(min, grid)) < 0 < max(map(max, grid))
@@ -160,27 +169,26 @@ def test_the_evidence_is_a_grid_or_a_drawing(server: Server) -> None:
     with Image.open(io.BytesIO(response.content)) as drawing:
         assert min(drawing.size) >= 200
     assert "one file" in refused(server.client.post("/v1/explain", files=files(*PICTURES[:2])), 413)
-    assert "damaged" in refused(server.client.post("/v1/explain", files=files(PICTURES[0][:-40])), 422)
+    assert "broken" in refused(server.client.post("/v1/explain", files=files(PICTURES[0][:-40])), 422)
 
 
 def test_models_say_how_good_they_are(server: Server) -> None:
     said = server.client.get("/v1/models").json()
     (one,) = said["models"]
     assert (one["name"], one["title"]) == ("weighing", "weighing, 97.64 % right on validation")
-    assert (one["unsure"], one["test"]["accuracy"]) == ([0.4, 0.6], 0.9768)
+    assert (one["abstention_band"], one["test"]["accuracy"]) == ([0.4, 0.6], 0.9768)
     assert said["limits"] == {"max_bytes": 20_000_000, "max_files": 32, "max_pixels": 50_000_000}
     assert "weighing" in refused(server.ask(PICTURES[0], params={"model": "vit"}), 422)
 
 
 def test_several_models_are_asked_by_name(model: Path, tmp_path: Path) -> None:
     other = make_model(tmp_path / "other")
-    card = json.loads((other / "model.json").read_text())
-    (other / "model.json").write_text(json.dumps({**card, "temperature": 9.0}))
+    exported(temperature=9.0).write(other)
     with Server(f"{model}, {other}") as server:
         answers = [server.ask(PICTURES[0], params={"model": name}).json() for name in ("weighing", "other")]
         assert server.ask(PICTURES[0]).json() == answers[0]
     assert [answer["model"] for answer in answers] == ["weighing", "other"]
-    assert answers[0]["answers"][0]["p_fake"] != answers[1]["answers"][0]["p_fake"]
+    assert answers[0]["predictions"][0]["p_fake"] != answers[1]["predictions"][0]["p_fake"]
 
 
 def test_what_is_over_a_limit_is_refused_with_what_to_do(strict: Server) -> None:
@@ -193,7 +201,7 @@ def test_what_is_over_a_limit_is_refused_with_what_to_do(strict: Server) -> None
     assert refused(explain(files=files(bomb)), 413) == "the picture is more than 1 megapixels"
     assert refused(explain(files=files(png(1100, 1000))), 413) == "1100x1000 is more than 1 megapixels"
     assert refused(explain(files=files(bytes(100_001))), 413) == "file 1 is larger than 0.1 MB"
-    rows = strict.ask(png(1100, 1000), PICTURES[0]).json()["answers"]
+    rows = strict.ask(png(1100, 1000), PICTURES[0]).json()["predictions"]
     assert (rows[0]["error"], rows[1]["error"]) == ("1100x1000 is more than 1 megapixels", None)
     assert strict.ask(png(1000, 1000)).status_code == 200
 
@@ -277,20 +285,20 @@ def test_requests_that_arrive_together_are_answered_together(model: Path) -> Non
         for connection, whole in zip(held, wholes, strict=True):
             connection.sendall(whole[-5:])
         said = [json.loads(rest(connection).split("\r\n\r\n")[1]) for connection in held]
-        assert [answer["answers"][0]["p_fake"] for answer in said] == pytest.approx(alone, abs=1e-6)
+        assert [answer["predictions"][0]["p_fake"] for answer in said] == pytest.approx(alone, abs=1e-6)
         assert server.metrics()['detector_batch_pictures_sum{model="weighing"}'] == 12
         assert server.metrics()['detector_batch_pictures_count{model="weighing"}'] <= 4
 
         def ask(picture: bytes) -> float:
-            return float(server.ask(picture).json()["answers"][0]["p_fake"])
+            return float(server.ask(picture).json()["predictions"][0]["p_fake"])
 
-        # who is damaged, or goes away, does not disturb the others
+        # whose picture is broken, or who goes away, does not disturb the others
         gone = [begin(server, body(PICTURES[0])) for _ in range(3)]
         for connection in gone:
             connection.close()
-        damaged = pool.submit(server.ask, PICTURES[1][:-40])
+        broken = pool.submit(server.ask, PICTURES[1][:-40])
         assert list(pool.map(ask, PICTURES)) == pytest.approx(alone, abs=1e-6)
-        assert damaged.result().status_code == 422
+        assert broken.result().status_code == 422
 
 
 def test_an_error_reaches_only_whose_picture_caused_it_and_a_cancelled_one_nobody() -> None:
@@ -367,7 +375,7 @@ def test_metrics_and_logs_tell_of_requests_but_nothing_of_pictures(model: Path) 
     with Server(model) as server:
         assert server.client.get("/healthz").json() == {"status": "ok"}
         assert server.client.get("/readyz").json() == {"status": "ok"}
-        response = server.ask(*PICTURES[:3], b"damaged", headers={"X-Request-ID": "mine-1"})
+        response = server.ask(*PICTURES[:3], b"broken", headers={"X-Request-ID": "mine-1"})
         assert response.headers["x-request-id"] == "mine-1"
         server.client.get("/secret-path.jpg")
         metrics = server.metrics()
@@ -400,14 +408,16 @@ def test_openapi_has_examples_of_the_form_of_real_answers(server: Server) -> Non
     api = server.client.get("/openapi.json").json()
     assert {"/v1/predict", "/v1/explain", "/v1/models", "/healthz", "/readyz"} <= api["paths"].keys()
     schemas = api["components"]["schemas"]
-    real = server.ask(PICTURES[0], b"damaged").json()
-    assert schemas["Predicted"]["example"].keys() == real.keys()
-    for example, answer in zip(schemas["Predicted"]["example"]["answers"], real["answers"], strict=True):
+    real = server.ask(PICTURES[0], b"broken").json()
+    assert schemas["PredictResponse"]["example"].keys() == real.keys()
+    for example, answer in zip(schemas["PredictResponse"]["example"]["predictions"], real["predictions"], strict=True):
         assert example.keys() == answer.keys()
         assert {name: type(value) for name, value in example.items()} == {k: type(v) for k, v in answer.items()}
     explained = server.client.post("/v1/explain", files=files(PICTURES[0])).json()
-    assert schemas["Explained"]["example"].keys() == explained.keys()
-    assert [len(row) for row in schemas["Explained"]["example"]["evidence"]] == list(map(len, explained["evidence"]))
+    assert schemas["ExplainResponse"]["example"].keys() == explained.keys()
+    assert [len(row) for row in schemas["ExplainResponse"]["example"]["occlusion_map"]] == list(
+        map(len, explained["occlusion_map"])
+    )
     assert schemas["Refusal"]["example"].keys() == server.client.get("/v1/nothing").json().keys()
     (media,) = api["paths"]["/v1/predict"]["post"]["requestBody"]["content"]
     assert media == "multipart/form-data"
@@ -427,7 +437,7 @@ def start(models: Path | str, **settings: Any) -> tuple[int, str]:
 def test_what_keeps_it_from_starting_is_told_in_one_line(server: Server, model: Path, tmp_path: Path) -> None:
     taken = server.port
     cases: list[tuple[Path | str, dict[str, Any], str]] = [
-        (tmp_path, {}, r"no model\.onnx and model\.json in .*: `dvc pull"),
+        (tmp_path, {}, r"no model\.onnx, model\.safetensors and model\.json in .*: `dvc pull"),
         (model, {"port": taken}, rf"127\.0\.0\.1:{taken}: .*: choose another port, as in `make serve PORT="),
         (model, {"max_files": "many"}, r"SERVE_MAX_FILES=many: .*integer"),
         (model, {"timeout": 0}, r"SERVE_TIMEOUT=0: .*greater than 0"),
@@ -487,3 +497,8 @@ def test_what_the_image_installs_is_enough_and_small(model: Path, tmp_path: Path
         assert server.client.get("/").status_code == 200
     missing = subprocess.run([python, "-c", "import torch"], capture_output=True, env={**os.environ, "PYTHONPATH": ""})
     assert missing.returncode != 0
+
+
+def test_http_and_the_shell_pass_on_every_field_of_a_prediction() -> None:
+    fields = {field.name for field in dataclasses.fields(Prediction)}
+    assert set(FilePrediction.model_fields) == set(COLUMNS) == fields | {"file", "error"}

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from detector.data import load_split
 from detector.errors import UserError
-from stages import augment
-from stages.augment import batches, pack
-from stages.corrupt import corrupt
+from stages.data import load_split
+from stages.evaluate.corruptions import corrupt
+from stages.train import corruption
+from stages.train.augment import batches, pack_pixels
 from tests.conftest import Project
 
 
@@ -36,12 +36,12 @@ def difference(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.abs(one.astype(float) - other.astype(float)).mean())
 
 
-def test_every_image_is_met_once_an_epoch_mirrored_and_shifted() -> None:
+def test_every_image_is_met_once_an_epoch_flipped_and_translated() -> None:
     images = torch.randint(0, 256, (40, 8, 8, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(0)
-    options = {"flip": True, "shift": 2, "damage": 0}
+    options = {"flip": True, "translate": 2, "corruption": 0}
     met, variants = [], set()
-    for x, y in batches(pack(images), torch.arange(40.0), 10, options, generator):
+    for x, y in batches(pack_pixels(images), torch.arange(40.0), 10, options, generator):
         for image, target in zip(x, y.int().tolist(), strict=True):
             met.append(target)
             padded = nn.functional.pad(images[target].permute(2, 0, 1).float(), (2, 2, 2, 2), mode="reflect")
@@ -58,69 +58,73 @@ def test_every_image_is_met_once_an_epoch_mirrored_and_shifted() -> None:
     assert sorted(met) == list(range(40))
     assert len(variants) > 20
 
-    plain = {"flip": False, "shift": 0, "damage": 0}
-    for x, y in batches(pack(images), torch.arange(40.0), 10, plain, generator):
+    plain = {"flip": False, "translate": 0, "corruption": 0}
+    for x, y in batches(pack_pixels(images), torch.arange(40.0), 10, plain, generator):
         assert torch.equal(x, images[y.long()])
 
 
-def test_a_share_of_each_batch_is_damaged_and_the_rest_is_not(photographs: np.ndarray) -> None:
+def test_a_share_of_each_batch_is_corrupted_and_the_rest_is_not(photographs: np.ndarray) -> None:
     images = torch.from_numpy(photographs)
-    options = {"flip": False, "shift": 0, "damage": 0.4}
-    for x, y in batches(pack(images), torch.arange(200.0), 50, options, torch.Generator().manual_seed(0)):
+    options = {"flip": False, "translate": 0, "corruption": 0.4}
+    for x, y in batches(pack_pixels(images), torch.arange(200.0), 50, options, torch.Generator().manual_seed(0)):
         assert x.dtype == torch.uint8
         changed = (x != images[y.long()]).flatten(1).any(1)
         assert 18 <= changed.sum() <= 20  # 20, of which a mild blur may leave a flat image as it was
         assert not changed[20:].any()
 
 
-def test_a_batch_of_windows_has_the_same_rows_and_columns_of_all_its_images(photographs: np.ndarray) -> None:
+def test_a_batch_of_crops_has_the_same_rows_and_columns_of_all_its_images(photographs: np.ndarray) -> None:
     images = torch.from_numpy(photographs)
-    options = {"flip": False, "shift": 0, "damage": 0}
+    options = {"flip": False, "translate": 0, "corruption": 0}
     corners = [(top, left) for top in range(9) for left in range(9)]
     met = set()
-    for x, y in batches(pack(images), torch.arange(200.0), 10, options, torch.Generator().manual_seed(0), window=24):
+    for x, y in batches(
+        pack_pixels(images), torch.arange(200.0), 10, options, torch.Generator().manual_seed(0), crop=24
+    ):
         whole = images[y.long()]
         met |= {(t, left) for t, left in corners if torch.equal(x, whole[:, t : t + 24, left : left + 24])}
     assert 10 < len(met) <= 20  # of 20 batches
 
 
-def test_damage_is_repeatable(photographs: np.ndarray) -> None:
-    options = {"flip": True, "shift": 2, "damage": 1}
-    pixels, targets = pack(torch.from_numpy(photographs)), torch.zeros(200)
+def test_corruption_is_repeatable(photographs: np.ndarray) -> None:
+    options = {"flip": True, "translate": 2, "corruption": 1}
+    pixels, targets = pack_pixels(torch.from_numpy(photographs)), torch.zeros(200)
     one, other = (list(batches(pixels, targets, 50, options, torch.Generator().manual_seed(3))) for _ in range(2))
     assert all(torch.equal(a, b) for (a, _), (b, _) in zip(one, other, strict=True))
 
 
 @pytest.mark.parametrize("quality", [30, 50, 75, 90])
 def test_the_loss_of_jpeg_is_that_of_libjpeg(photographs: np.ndarray, quality: int) -> None:
-    tables = torch.tensor([augment.LUMA, augment.CHROMA, augment.CHROMA]).view(3, 1, 8, 1, 8)
+    tables = torch.tensor([corruption.LUMA, corruption.CHROMA, corruption.CHROMA]).view(3, 1, 8, 1, 8)
     qualities = torch.full((len(photographs),), float(quality))
-    ours = as_images(augment.jpeg_loss(as_planes(photographs), qualities, augment.cosine_transform(), tables))
+    ours = as_images(
+        corruption.jpeg_roundtrip(as_planes(photographs), qualities, corruption.cosine_transform(), tables)
+    )
     theirs = corrupt(photographs, "jpeg", quality)
     assert difference(ours, theirs) < 1.2 < 0.35 * difference(photographs, theirs)
 
 
 @pytest.mark.parametrize("sigma", [0.4, 1.0])
 def test_blur_is_that_of_scipy(photographs: np.ndarray, sigma: float) -> None:
-    matrices = augment.blur_matrix(32, sigma).expand(len(photographs), 32, 32)
-    ours = as_images(augment.along_both_sides(as_planes(photographs), matrices))
+    matrices = corruption.blur_matrix(32, sigma).expand(len(photographs), 32, 32)
+    ours = as_images(corruption.along_both_sides(as_planes(photographs), matrices))
     assert difference(ours, corrupt(photographs, "blur", sigma)) < 0.05
 
 
 @pytest.mark.parametrize("size", [12, 24])
 def test_rescaling_is_that_of_pillow(photographs: np.ndarray, size: int) -> None:
-    matrices = augment.rescale_matrix(32, size).expand(len(photographs), 32, 32)
-    ours = as_images(augment.along_both_sides(as_planes(photographs), matrices))
+    matrices = corruption.rescale_matrix(32, size).expand(len(photographs), 32, 32)
+    ours = as_images(corruption.along_both_sides(as_planes(photographs), matrices))
     assert difference(ours, corrupt(photographs, "rescale", size)) < 0.5
 
 
 def test_noise_has_the_standard_deviation_that_is_asked_for() -> None:
     grey = np.full((50, 32, 32, 3), 128, np.uint8)
     assert corrupt(grey, "noise", 0.08).std() / 255 == pytest.approx(0.08, rel=0.01)
-    noise, *_ = augment.damage_for(32, torch.device("cpu"))
+    noise, *_ = corruption.corruptions_for(32, torch.device("cpu"))
     noisy = noise(as_planes(grey), torch.Generator().manual_seed(0)) / 255
     spread = noisy.std((1, 2, 3))
-    assert augment.NOISE[0] * 0.9 < spread.min() < spread.max() < augment.NOISE[1] * 1.1
+    assert corruption.NOISE[0] * 0.9 < spread.min() < spread.max() < corruption.NOISE[1] * 1.1
 
 
 @pytest.mark.parametrize(
@@ -145,5 +149,5 @@ def test_every_chunk_of_images_is_corrupted_alike(photographs: np.ndarray) -> No
 
 def test_what_cannot_be_done_is_told() -> None:
     with pytest.raises(UserError, match="multiple of 16"):
-        augment.damage_for(24, torch.device("cpu"))
-    assert math.isclose(float(augment.cosine_transform().square().sum()), 8, rel_tol=1e-5)
+        corruption.corruptions_for(24, torch.device("cpu"))
+    assert math.isclose(float(corruption.cosine_transform().square().sum()), 8, rel_tol=1e-5)

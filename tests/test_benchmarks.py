@@ -23,7 +23,7 @@ def test_lines_of_every_trainer_are_understood() -> None:
     begins = BEGIN.search("quick: 11,170,753 parameters, AMD EPYC, 2 threads, AVX2, fp32\n")
     assert begins
     assert begins.groups() == ("11,170,753", "AMD EPYC, 2 threads, AVX2, fp32")
-    assert not EPOCH.search("going on after epoch 2 of 8, from here")
+    assert not EPOCH.search("resuming after epoch 2 of 8, from here")
 
 
 def test_ratios_are_against_ours() -> None:
@@ -66,14 +66,14 @@ def test_what_ended_before_a_stop_is_still_printed(
 
 
 def test_asking_is_compared_only_where_the_answers_agree() -> None:
-    info = {"model": "tiny", "mirror": 0.0}
     results = {"ours": {"rate": 900.0, "p_fake": [0.1, 0.9]}, "64": {"rate": 300.0, "p_fake": [0.2, 0.8]}}
     assert (
-        report(info, 2, results).splitlines()[-1] == "| `pipeline`, batch size 64 | 300 | 3.0 times as fast | 100.0% |"
+        report("tiny", 0.0, 2, results).splitlines()[-1]
+        == "| `pipeline`, batch size 64 | 300 | 3.0 times as fast | 100.0% |"
     )
     results["64"]["p_fake"] = [0.9, 0.8]
     with pytest.raises(UserError, match=r"gives other answers: only 50\.0% of the verdicts agree"):
-        report(info, 2, results)
+        report("tiny", 0.0, 2, results)
 
 
 def test_rates_and_times_under_load_are_medians_over_turns() -> None:

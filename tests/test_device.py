@@ -19,7 +19,7 @@ SLICED = (
     "GPU 1: Pretended (UUID: GPU-bbbb-1)"
 )
 RUN = (
-    "import os, sys, time; from detector import device; device.claim();"
+    "import os, sys, time; from stages import device; device.claim();"
     "print('sees', os.environ.get('CUDA_VISIBLE_DEVICES'), flush=True); {then}"
 )
 
@@ -171,5 +171,5 @@ def test_the_number_of_threads_is_left_alone(machine: Machine) -> None:
 
 
 def test_the_cpu_is_described_by_what_its_results_depend_on(machine: Machine) -> None:
-    said, _ = machine.start("", then="print(device.describe())").communicate(timeout=60)
+    said, _ = machine.start("", then="print(device.device_name())").communicate(timeout=60)
     assert re.search(r"^.+, \d+ threads, \w+$", said, re.MULTILINE)

@@ -5,15 +5,9 @@ import pytest
 from sklearn import metrics as sk
 
 from detector.errors import UserError
-from detector.metrics import (
-    calibration_bins,
-    choose_threshold,
-    choose_unsure,
-    classification_metrics,
-    expected_calibration_error,
-    fit_temperature,
-    probability,
-)
+from detector.labels import probability
+from stages.calibration import choose_abstention_band, choose_threshold, fit_temperature
+from stages.metrics import calibration_bins, classification_metrics, expected_calibration_error
 
 
 def calibrated(n: int = 50_000) -> tuple[np.ndarray, np.ndarray]:
@@ -160,12 +154,12 @@ def scores_of_a_good_detector(random: np.random.Generator, n: int) -> tuple[np.n
     return probability(logits, 1.0), random.random(n) < probability(logits, 1.0)
 
 
-def test_answers_outside_the_unsure_band_are_right_as_often_as_promised() -> None:
+def test_answers_outside_the_abstention_band_are_right_as_often_as_promised() -> None:
     """With 95 % confidence: in at least about 95 of 100 choices (91 allows for chance, three standard deviations)."""
     random = np.random.default_rng(0)
     kept = 0
     for _ in range(100):
-        low, high = choose_unsure(*scores_of_a_good_detector(random, 10_000), 0.995)
+        low, high = choose_abstention_band(*scores_of_a_good_detector(random, 10_000), 0.995)
         assert 0 < low < 0.5 < high < 1
         p_fake, is_fake = scores_of_a_good_detector(random, 50_000)
         answered = (p_fake < low) | (p_fake > high)
@@ -174,13 +168,13 @@ def test_answers_outside_the_unsure_band_are_right_as_often_as_promised() -> Non
     assert kept >= 91
 
 
-def test_the_unsure_band_vanishes_for_a_perfect_detector_and_is_all_where_nothing_is_proven() -> None:
+def test_the_abstention_band_vanishes_for_a_perfect_detector_and_is_all_where_nothing_is_proven() -> None:
     perfect = np.concatenate([np.linspace(0.01, 0.2, 1000), np.linspace(0.8, 0.99, 1000)])
-    low, high = choose_unsure(perfect, perfect > 0.5, 0.995)
+    low, high = choose_abstention_band(perfect, perfect > 0.5, 0.995)
     assert (low, high) == pytest.approx((0.35, 0.65))
     assert not ((perfect >= low) & (perfect <= high)).any()
-    assert choose_unsure(perfect[990:1010], perfect[990:1010] > 0.5, 0.995) == (0, 1)  # too few images
-    assert choose_unsure(1 - perfect, perfect > 0.5, 0.995) == (0, 1)  # always wrong
+    assert choose_abstention_band(perfect[990:1010], perfect[990:1010] > 0.5, 0.995) == (0, 1)  # too few images
+    assert choose_abstention_band(1 - perfect, perfect > 0.5, 0.995) == (0, 1)  # always wrong
 
 
 def test_tpr_at_1_percent_fpr_by_hand() -> None:

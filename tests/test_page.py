@@ -123,7 +123,7 @@ def test_the_evidence_is_shown_and_hidden(visit: Visit, server: Server) -> None:
         "The evidence in cat.jpg is shown. The strongest evidence for"
     )
     # where the evidence is strongest there is its colour, however the picture looks there
-    grid = server.client.post("/v1/explain", files=files(JPEGS[0])).json()["evidence"]
+    grid = server.client.post("/v1/explain", files=files(JPEGS[0])).json()["occlusion_map"]
     values = [(value, x, y) for y, row in enumerate(grid) for x, value in enumerate(row)]
     value, x, y = max(values, key=lambda one: abs(one[0]))
     red, _, blue, _ = drawing.evaluate(
@@ -139,7 +139,7 @@ def test_the_evidence_is_shown_and_hidden(visit: Visit, server: Server) -> None:
 
 def test_what_cannot_be_read_is_told_beside_the_answers_of_the_others(visit: Visit) -> None:
     visit.choose(("torn.jpg", JPEGS[0][:-40]), ("good.jpg", JPEGS[1]), ("huge.jpg", bytes(1_000_001)))
-    expect(answer(visit.page, "torn.jpg")).to_contain_text("No answer: damaged picture")
+    expect(answer(visit.page, "torn.jpg")).to_contain_text("No answer: broken picture")
     expect(answer(visit.page, "huge.jpg")).to_contain_text("No answer: the file is larger than 1 MB")
     expect(answer(visit.page, "good.jpg").locator(".probability")).to_contain_text("P(FAKE)")
     expect(visit.page.get_by_role("button", name="Try again")).to_have_count(0)

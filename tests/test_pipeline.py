@@ -1,8 +1,15 @@
 """`dvc repro` and `dvc exp run` from end to end, on the sample."""
 
 import json
+import shutil
+from pathlib import Path
 
-from tests.conftest import TINY, Project
+import pytest
+from ruamel.yaml import YAML
+
+from tests.conftest import ROOT, TINY, Project
+
+STAGES = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
 
 OUTPUTS = [
     "data/train.safetensors",
@@ -20,30 +27,32 @@ OUTPUTS = [
 ]
 
 
-def test_the_pipeline_from_end_to_end(project: Project) -> None:
-    project.set(models__tiny__epochs=1, models__another=TINY | {"epochs": 1, "timm": "test_vit", "stem": None})
-    project.set(models__another__args={"img_size": 32, "patch_size": 8})
-    project.repository()
-
-    project.run("dvc", "repro")
+def test_the_pipeline_writes_all_its_outputs_and_then_has_nothing_to_do(pipeline: Path, tmp_path: Path) -> None:
     for name in OUTPUTS:
-        assert (project.path / name).exists(), name
+        assert (pipeline / name).exists(), name
+    project = Project(shutil.copytree(pipeline, tmp_path / "project"))
     assert "up to date" in project.run("dvc", "status").stdout
-    project.run("git", "add", "-A")
-    assert "test_scores.parquet" not in project.run("git", "diff", "--cached", "--name-only").stdout
-    project.run("git", "commit", "-qm", "published")
     assert "up to date" in project.run("dvc", "repro").stdout
+    tracked = project.run("git", "ls-files").stdout.splitlines()
+    assert "metrics/test.json" in tracked
+    assert not [name for name in tracked if name.endswith((".safetensors", ".onnx")) or "test_scores" in name]
 
-    # an experiment leaves the work tree as it is, and stands beside the committed run in the table
+
+def test_an_experiment_stands_beside_the_committed_run(pipeline: Path, tmp_path: Path) -> None:
+    project = Project(shutil.copytree(pipeline, tmp_path / "project"))
+    vit = {"timm": "test_vit", "args": {"img_size": 32, "patch_size": 8}, "stem": None, "epochs": 1}
+    project.set(models__another=TINY | vit)
+    leave_out_the_export(project)
+    project.commit("another model")
+
+    # it leaves the work tree as it is
     said = project.run("dvc", "exp", "run", "--temp", "--name", "other", "-S", "model=another").stdout
     assert "Stage 'prepare' didn't change" in said
     assert project.run("git", "status", "--short").stdout == ""
-    commit, _ = (row for row in json.loads(project.run("dvc", "exp", "show", "--json").stdout) if row["rev"] != "")
     (other,) = json.loads(project.run("dvc", "exp", "show", "--json").stdout)[1]["experiments"]
     shown = other["revs"][0]["data"]
     assert shown["params"]["params.yaml"]["data"]["model"] == "another"
     assert 0 < shown["metrics"]["metrics/test.json"]["data"]["accuracy"] <= 1
-    assert commit["rev"]
 
     # a change to one model's numbers does not concern another
     project.set(models__another__learning_rate=0.01)
@@ -56,3 +65,23 @@ def test_the_pipeline_from_end_to_end(project: Project) -> None:
     # a misspelt model names the ones there are
     failed = project.run("dvc", "exp", "run", "--temp", "-S", "model=anohter", ok=False)
     assert "resnet18, vit_tiny, quick, small_resnet, tiny, another" in failed.stdout + failed.stderr
+
+
+def leave_out_the_export(project: Project) -> None:
+    """It would only take time here."""
+    yaml = YAML()
+    for name in ("dvc.yaml", "dvc.lock"):
+        content = yaml.load(project.path / name)
+        del content["stages"]["export"]
+        yaml.dump(content, project.path / name)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_deps_of_a_stage_are_its_folder_and_the_shared_modules_it_imports(pipeline: Path, stage: str) -> None:
+    """One too few, and an edit would train nothing anew; one too many, and it would train what it does not concern."""
+    imported = set(json.loads((pipeline / "imports" / stage).read_text()))
+    folder = f"stages/{stage}"
+    own = {folder} if (ROOT / folder).is_dir() else set()
+    shared = {name for name in imported if not name.startswith((f"{folder}/", "imports/"))}
+    declared = {dep for dep in STAGES[stage]["deps"] if dep.startswith(("stages", "detector"))}
+    assert declared == own | shared

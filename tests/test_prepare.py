@@ -20,9 +20,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from detector.data import CLASSES, FAKE, REAL, Split, load_split
 from detector.errors import UserError
 from detector.images import decode
+from detector.labels import CLASSES, FAKE, REAL
+from stages.data import Split, load_split
 
 ROOT = Path(__file__).parent.parent
 OUTS = ("data/train.safetensors", "data/val.safetensors", "data/test.safetensors", "metrics/prepare.json")
@@ -366,8 +367,8 @@ BAD = "train/REAL/0002 (5).jpg"
 @pytest.mark.parametrize(
     ("name", "data", "said"),
     [
-        pytest.param(BAD, jpeg(1)[:-150], (BAD, "damaged"), id="truncated"),
-        pytest.param(BAD, jpeg(1)[:100], (BAD, "damaged"), id="truncated in its header"),
+        pytest.param(BAD, jpeg(1)[:-150], (BAD, "broken"), id="truncated"),
+        pytest.param(BAD, jpeg(1)[:100], (BAD, "broken"), id="truncated in its header"),
         pytest.param(BAD, b"", (BAD, "not a picture"), id="an empty file"),
         pytest.param(BAD, encoded(picture(1, (33, 32))), (BAD, "33x32", "32x32"), id="33x32"),
         pytest.param(BAD, encoded(picture(1, mode="L")), (BAD, "mode L", "RGB"), id="grey"),
@@ -406,20 +407,20 @@ def test_labels_in_the_wrong_order_are_refused(prepared: Path, tmp_path: Path) -
     refuse(prepared, contradicting, ("test.parquet", "FAKE/0000.jpg", "wrong label order"))
 
 
-def test_an_incomplete_or_damaged_parquet_source_is_refused(prepared: Path, tmp_path: Path) -> None:
+def test_an_incomplete_or_broken_parquet_source_is_refused(prepared: Path, tmp_path: Path) -> None:
     source = as_parquet(cifake(), tmp_path / "source")
     whole = (source / "test.parquet").read_bytes()
     pq.write_table(pq.read_table(source / "test.parquet").slice(0, 0), source / "test.parquet")
     refuse(prepared, source, ("test split has no FAKE and no REAL images",))
     (source / "test.parquet").write_bytes(whole[:-100])
-    refuse(prepared, source, ("test.parquet is damaged",))
+    refuse(prepared, source, ("test.parquet is broken",))
     pq.write_table(pq.read_table(io.BytesIO(whole)).drop_columns("label"), source / "test.parquet")
     refuse(prepared, source, ("test.parquet", "lacks", "label"))
     (source / "test.parquet").unlink()
     refuse(prepared, source, ("test.parquet is missing",))
 
 
-def test_a_damaged_zip_is_refused(prepared: Path, tmp_path: Path) -> None:
+def test_a_broken_zip_is_refused(prepared: Path, tmp_path: Path) -> None:
     path = as_zip(cifake(), tmp_path / "archive.zip")
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])  # a download that stopped
@@ -500,7 +501,7 @@ def test_other_pictures_become_rgb(kind: str, mode: str) -> None:
     assert (pixels == np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))).all()
 
 
-def test_damaged_pictures_are_refused_in_words() -> None:
+def test_broken_pictures_are_refused_in_words() -> None:
     rng = np.random.default_rng(0)
     wholes = [encoded(picture(1, (40, 40)), kind) for kind in ("JPEG", "PNG", "WEBP", "GIF")]
     for data in [b"", b"hello", *(data[: len(data) // 2] for data in wholes)]:
@@ -508,11 +509,11 @@ def test_damaged_pictures_are_refused_in_words() -> None:
             decode(data)
     said = []
     for turn in range(400):  # whatever the damage: pixels or one line, never another error
-        damaged = bytearray(wholes[turn % 4])
-        for place in rng.integers(0, len(damaged), 3):
-            damaged[place] = rng.integers(256)
+        broken = bytearray(wholes[turn % 4])
+        for place in rng.integers(0, len(broken), 3):
+            broken[place] = rng.integers(256)
         try:
-            assert decode(bytes(damaged)).ndim == 3
+            assert decode(bytes(broken)).ndim == 3
         except UserError as error:
             said.append(str(error))
     assert said

@@ -20,7 +20,7 @@ BIN = Path(sys.executable).parent
 STAGE = """
 import json, os, signal, sys, time
 from pathlib import Path
-from detector import device
+from stages import device
 from stages.params import load_params
 
 params = load_params()
@@ -85,7 +85,7 @@ class Repository:
         return done.stdout + done.stderr
 
     def sweep(self, *words: str, status: int = 0) -> str:
-        return self.do(sys.executable, "-m", "stages.sweep", *words, status=status)
+        return self.do(sys.executable, "-m", "tools.sweep", *words, status=status)
 
     def accuracies(self) -> list[float]:
         """Of the experiments that `dvc exp show` shows with a result, in order."""
@@ -158,7 +158,7 @@ def test_sweep_names_what_keeps_failing(repository: Repository) -> None:
 
 @pytest.mark.slow
 def test_sweep_starts_a_new_worker_when_one_dies(repository: Repository) -> None:
-    words = [sys.executable, "-m", "stages.sweep", "--jobs", "1", "-S", "seed=1,2"]
+    words = [sys.executable, "-m", "tools.sweep", "--jobs", "1", "-S", "seed=1,2"]
     sweep = subprocess.Popen(
         words,
         cwd=repository.path,

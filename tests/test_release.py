@@ -13,34 +13,15 @@ from PIL import Image
 from tests.conftest import Project, the_error
 
 
-@pytest.fixture(scope="module")
-def trained(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository in which `dvc repro` has run, on the sample in the place of CIFAKE, and is committed."""
-    path = tmp_path_factory.mktemp("trained") / "here"
-    shutil.copytree(prepared, path)
-    project = Project(path)
-    project.env["CIFAKE_SOURCE"] = "data/sample"
-    project.set(models__tiny__epochs=1, dataset="cifake")
-    project.repository()
-    project.run("dvc", "repro")
-    commit(project, "published")
-    return path
-
-
 @pytest.fixture
-def here(trained: Path, tmp_path: Path) -> Project:
-    shutil.copytree(trained, tmp_path / "here")
-    return Project(tmp_path / "here")
-
-
-def commit(project: Project, message: str) -> None:
-    project.run("git", "add", "-A")
-    project.run("git", "commit", "-qm", message)
+def here(pipeline: Path, tmp_path: Path) -> Project:
+    """A repository in which `dvc repro` has run, on the sample in the place of CIFAKE, and is committed."""
+    return Project(shutil.copytree(pipeline, tmp_path / "here"))
 
 
 def test_a_released_model_comes_to_a_fresh_clone_with_one_command(here: Project, tmp_path: Path) -> None:
-    assert "git commit" in here.stage("release", "tiny").stdout
-    commit(here, "release")
+    assert "git commit" in here.tool("release", "tiny").stdout
+    here.commit("release")
     assert "up to date" in here.run("dvc", "status").stdout
 
     here.run("git", "clone", "-q", ".", str(tmp_path / "there"))
@@ -66,8 +47,8 @@ def test_only_the_newest_release_is_kept_and_git_has_the_earlier_ones(here: Proj
     def released() -> set[str]:
         return {path.name for path in (here.path / "released").rglob("*") if path.is_file()}
 
-    here.stage("release", "tiny")
-    commit(here, "release")
+    here.tool("release", "tiny")
+    here.commit("release")
     here.run("git", "tag", "tiny-v1")
     first = released()
     assert len(first) == 5, "four files, and the list of them"
@@ -75,11 +56,11 @@ def test_only_the_newest_release_is_kept_and_git_has_the_earlier_ones(here: Proj
     here.env["CIFAKE_SOURCE"] = "data/sample"
     here.set(models__tiny__learning_rate=0.05)
     here.run("dvc", "repro")
-    assert "git tag tiny-v2" in here.stage("release", "tiny").stdout
+    assert "git tag tiny-v2" in here.tool("release", "tiny").stdout
     second = released()
     assert len(second) == 5
     assert second != first
-    commit(here, "another release")
+    here.commit("another release")
 
     shutil.rmtree(here.path / ".dvc/cache")
     here.run("git", "checkout", "-q", "tiny-v1")
@@ -88,15 +69,15 @@ def test_only_the_newest_release_is_kept_and_git_has_the_earlier_ones(here: Proj
     here.run("dvc", "pull", "-r", "released", "models/tiny")
 
 
-def test_what_is_not_fit_to_be_published_is_refused(here: Project) -> None:
+def test_what_is_not_fit_to_be_released_is_refused(here: Project) -> None:
     def refused(name: str = "tiny") -> str:
-        said = the_error(here.stage("release", name, ok=False))
+        said = the_error(here.tool("release", name, ok=False))
         assert not (here.path / "models/tiny.dvc").exists()
         return said
 
     assert "is a tiny, no resnet18" in refused("resnet18")
 
-    here.set(train__object_loss=0.2)
+    here.set(train__auxiliary_loss=0.2)
     assert "dvc.lock is not up to date: `dvc repro` first" in refused()
     here.run("git", "checkout", "-q", "params.yaml")
 
@@ -105,6 +86,6 @@ def test_what_is_not_fit_to_be_published_is_refused(here: Project) -> None:
     card.unlink()
     assert "no model in models/exported: `dvc repro` makes it" in refused()
     card.write_text(json.dumps(info | {"dataset": "sample"}))
-    assert "only models of cifake are published" in refused()
+    assert "only models of cifake are released" in refused()
     card.write_text(json.dumps(info | {"threshold": 0.1}))
     assert "dvc.lock is not up to date" in refused()

@@ -1,12 +1,8 @@
-"""Training keeps its promises: resumes, repeats to the byte, and fails in one line with nothing lost."""
+"""Training keeps its promises: it learns, repeats to the byte, and fails in one line with nothing lost."""
 
-import hashlib
 import json
-import os
 import resource
 import shutil
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -21,93 +17,83 @@ from safetensors.numpy import save_file as numpy_save_file
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from detector.data import load_split
 from detector.errors import UserError
-from detector.metrics import probability
-from detector.model import SmallMapConv2d, build, load, predict_logits
-from stages import train
+from detector.labels import FAKE, probability
+from stages.calibration import choose_abstention_band, choose_threshold, fit_temperature
+from stages.data import load_split
+from stages.model import SmallMapConv2d, build, load_model, predict_logits
 from stages.params import load_params
-from stages.train import learning_rate
+from stages.train import __main__ as train
+from stages.train.optimizer import learning_rate
 from tests.conftest import TINY, Project, the_error
 
 
-def weights_digest(project: Project) -> str:
-    return hashlib.sha256((project.path / "models/trained/model.safetensors").read_bytes()).hexdigest()
-
-
-def outputs(project: Project) -> dict[str, bytes]:
-    """All that a training writes, by path."""
-    files = [path for name in ("models", "metrics", "plots") for path in (project.path / name).rglob("*")]
-    return {str(path.relative_to(project.path)): path.read_bytes() for path in files if path.is_file()}
-
-
-@pytest.fixture
-def train_here(
-    project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[[], str]:
-    """Trains in this process, which saves the seconds that importing torch takes. Returns what was said."""
-    monkeypatch.chdir(project.path)
-    for name in ("DVC_ROOT", "CUDA_VISIBLE_DEVICES"):
-        monkeypatch.delenv(name, raising=False)
-
-    def train_here() -> str:
-        train.main()
-        return capsys.readouterr().out
-
-    return train_here
-
-
-def start(project: Project, *command: str) -> subprocess.Popen[str]:
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=project.path, env=project.env, stdout=pipe, stderr=pipe, text=True)
-
-
-def wait_for_state(project: Project, process: subprocess.Popen[str]) -> None:
-    """Until the first epoch is finished."""
-    deadline = time.monotonic() + 600
-    while not list(project.path.glob(".dvc/tmp/train/*/state.safetensors")):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 @pytest.fixture(scope="module")
-def undisturbed(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
+def undisturbed(pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A finished training, to compare with."""
     path = tmp_path_factory.mktemp("undisturbed") / "project"
-    subprocess.run(["cp", "-r", prepared, path], check=True)
-    project = Project(path)
-    project.stage("train")
-    return project
+    shutil.copytree(pipeline, path)
+    return Project(path)
 
 
 def test_a_trained_model_is_a_folder_that_explains_itself(undisturbed: Project) -> None:
     folder = undisturbed.path / "models/trained"
     assert sorted(path.name for path in folder.iterdir()) == ["model.json", "model.safetensors"]
-    info = json.loads((folder / "model.json").read_text())
+    network, record = load_model(folder)
     train = load_split(undisturbed.path / "data/train.safetensors")
-    assert info["timm"] == "test_resnet"
-    assert info["classes"] == ["FAKE", "REAL"]
-    assert info["data_digest"] == train.info["digest"]
-    np.testing.assert_allclose(info["mean"], train.images.mean((0, 1, 2)) / 255)
-    np.testing.assert_allclose(info["std"], train.images.std((0, 1, 2)) / 255)
+    assert record.timm == "test_resnet"
+    assert record.classes == ("FAKE", "REAL")
+    assert record.data_digest == train.info["digest"]
+    np.testing.assert_allclose(record.mean, train.images.mean((0, 1, 2)) / 255)
+    np.testing.assert_allclose(record.std, train.images.std((0, 1, 2)) / 255)
 
-    # what model.json says of the validation split is so, with a second look where the first is least sure
+    # everything in model.json that was chosen on the validation split is what its images say
     val = load_split(undisturbed.path / "data/val.safetensors")
-    network, info = load(folder)
-    first_looks = np.abs(predict_logits(network, val.images, info | {"mirror": 0}, 1000))
-    assert (first_looks < info["mirror"]).mean() == pytest.approx(load_params()["train"]["mirror"], abs=1 / len(val))
-    logits = predict_logits(network, val.images, info, 1000)
-    assert info["metrics"]["accuracy"] == pytest.approx(((logits > 0) == (val.labels == 0)).mean())
-    right = ((probability(logits, info["temperature"]) >= info["threshold"]) == (val.labels == 0)).mean()
-    assert right >= max(0.5, info["metrics"]["accuracy"] - 0.02)
+    is_fake = val.labels == FAKE
+    unflipped = predict_logits(network, val.images, record.mean, record.std)
+    share = load_params()["train"]["flip_tta"]
+    assert (np.abs(unflipped) < record.flip_tta_margin).mean() == pytest.approx(share, abs=1 / len(val))
+    logits = predict_logits(network, val.images, record.mean, record.std, record.flip_tta_margin)
+    assert record.validation.accuracy == pytest.approx(((logits > 0) == is_fake).mean())
+    assert record.temperature == pytest.approx(fit_temperature(logits, is_fake))
+    assert record.temperature != pytest.approx(1, abs=1e-3), "then an unfitted one would pass as well"
+    p_fake = probability(logits, record.temperature)
+    assert record.threshold == pytest.approx(choose_threshold(p_fake, is_fake))
+    assert record.abstention_band == pytest.approx(choose_abstention_band(p_fake, is_fake, 0.995))
+
+
+def test_what_a_model_calls_fake_is_what_was_labelled_fake(project: Project, train_here: Callable[[], str]) -> None:
+    """FAKE images are bright here, REAL ones dark."""
+    random = np.random.default_rng(0)
+    for name, count in (("train", 480), ("val", 120)):
+        labels = np.arange(count) % 2
+        images = random.integers(0, 100, (count, 32, 32, 3)) + np.where(labels == FAKE, 150, 0)[:, None, None, None]
+        write_split(project, name, images.astype(np.uint8), labels, np.full(count, -1))
+    sgd = {"optimizer": "sgd", "learning_rate": 0.1, "epochs": 2}  # Muon takes longer to learn this
+    project.set(models__tiny=TINY | sgd, train__selective_accuracy=0.95)
+    train_here()
+    network, record = load_model(project.path / "models/trained")
+    assert record.validation.accuracy > 0.95
+    assert record.abstention_band != (0, 1), "120 images without a mistake prove 95 %"
+    bright, dark = (np.full((1, 32, 32, 3), level, np.uint8) for level in (200, 50))
+    assert predict_logits(network, bright, record.mean, record.std)[0] > 0, "the positive class is FAKE"
+    assert predict_logits(network, dark, record.mean, record.std)[0] < 0
+
+
+def write_split(project: Project, name: str, images: np.ndarray, labels: np.ndarray, objects: np.ndarray) -> None:
+    """In the place of the one that `prepare` made."""
+    path = project.path / f"data/{name}.safetensors"
+    info = load_split(path).info
+    path.unlink()
+    tensors = {"images": images, "labels": labels.astype(np.int64), "object_class": objects.astype(np.int8)}
+    numpy_save_file(tensors, path, {"split": json.dumps(info)})
 
 
 def test_metrics_and_curves_of_every_epoch_are_logged(undisturbed: Project) -> None:
     metrics = json.loads((undisturbed.path / "metrics/train.json").read_text())
     assert metrics.keys() >= {
         *("best_epoch", "val_accuracy", "val_auroc", "epochs", "seconds", "images_per_second"),
-        *("peak_memory_mb", "device", "parameters"),
+        *("peak_memory_mb", "device", "parameters", "python", "torch", "timm"),
     }
     curves = undisturbed.path / "plots/training/plots/metrics"
     names = [f"{split}/{name}.tsv" for split in ("train", "val") for name in ("loss", "accuracy")]
@@ -124,96 +110,36 @@ def test_the_same_commit_and_params_give_the_same_bytes(
     project: Project, undisturbed: Project, train_here: Callable[[], str]
 ) -> None:
     train_here()
-    assert weights_digest(project) == weights_digest(undisturbed)
+    assert project.weights() == undisturbed.weights()
     project.set(seed=1)
     train_here()
-    assert weights_digest(project) != weights_digest(undisturbed)
+    assert project.weights() != undisturbed.weights()
 
 
 def test_several_threads_give_the_same_bytes_too(project: Project) -> None:
     """What one thread computes cannot depend on which of them is first."""
     project.env["OMP_NUM_THREADS"] = "2"
     project.set(models__tiny__epochs=1)
-    digests = set()
-    for _ in range(2):
-        project.stage("train")
-        digests.add(weights_digest(project))
-        shutil.rmtree(project.path / "models/trained")
-    assert len(digests) == 1
-
-
-def test_a_killed_run_goes_on_and_ends_with_the_bytes_of_the_undisturbed_one(
-    project: Project, undisturbed: Project, train_here: Callable[[], str]
-) -> None:
-    process = start(project, sys.executable, "-m", "stages.train")
-    wait_for_state(project, process)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert not (project.path / "models/trained").exists()
-
-    assert "going on after epoch" in train_here()
-    assert weights_digest(project) == weights_digest(undisturbed)
-    assert list((project.path / ".dvc/tmp/train").iterdir()) == []  # a finished run leaves no state
-    rows = (project.path / "plots/training/plots/metrics/val/loss.tsv").read_text().splitlines()
-    assert len(rows) == 1 + TINY["epochs"]
-
-
-@pytest.mark.parametrize("optimizer", [pytest.param("adamw", marks=pytest.mark.slow), "muon"])
-def test_a_vit_and_its_optimizers_resume_to_the_byte_too(
-    project: Project, train_here: Callable[[], str], optimizer: str
-) -> None:
-    vit = {"timm": "test_vit", "args": {"img_size": 32, "patch_size": 8}, "optimizer": optimizer, "learning_rate": 1e-3}
-    project.set(models__tiny=TINY | vit)
-    train_here()
-    expected = weights_digest(project)
-    process = start(project, sys.executable, "-m", "stages.train")
-    wait_for_state(project, process)
-    process.kill()
-    process.communicate()
-    assert "going on after epoch" in train_here()
-    assert weights_digest(project) == expected
-
-
-def test_a_queued_run_that_was_killed_goes_on_when_it_is_queued_again(project: Project, undisturbed: Project) -> None:
-    project.repository()
-    sweep = start(project, sys.executable, "-m", "stages.sweep", "-S", "seed=0")
-    wait_for_state(project, sweep)
-    kill_training(project)
-    said, errors = sweep.communicate(timeout=600)
-    assert sweep.returncode == 0, said + errors
-    assert said.count(" failed: queued again as ") == 1, said
-    again = said.split(" failed: queued again as ")[1].splitlines()[0]
-    assert "going on after epoch" in project.run("dvc", "queue", "logs", again).stdout
-    project.run("dvc", "exp", "apply", again)
-    assert weights_digest(project) == weights_digest(undisturbed)
-
-
-def kill_training(project: Project) -> None:
-    """SIGKILL the training that works somewhere below the project's folder."""
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            below = (process / "cwd").readlink().is_relative_to(project.path)
-            if below and b"-m\0stages.train" in (process / "cmdline").read_bytes():
-                os.kill(int(process.name), signal.SIGKILL)
-        except OSError:  # ended meanwhile
-            continue
+    split = load_split(project.path / "data/train.safetensors")  # few images: tests beside this one use the cores too
+    write_split(project, "train", split.images[:480], split.labels[:480], split.object_class[:480])
+    twice = "from stages.train.__main__ import main; main(); os.rename('models/trained', 'models/first'); main()"
+    project.run(sys.executable, "-c", f"import os; {twice}")
+    first = (project.path / "models/first/model.safetensors").read_bytes()
+    assert first == (project.path / "models/trained/model.safetensors").read_bytes()
 
 
 def test_which_object_is_shown_is_learnt_beside_and_left_out_of_the_model(
     project: Project, train_here: Callable[[], str]
 ) -> None:
-    path = project.path / "data/train.safetensors"
-    split = load_split(path)
-    objects = np.arange(len(split), dtype=np.int8) % 10  # the sample's names do not tell
-    tensors = {"images": split.images, "labels": split.labels, "object_class": objects}
-    path.unlink()
-    numpy_save_file(tensors, path, {"split": json.dumps(split.info)})
+    split = load_split(project.path / "data/train.safetensors")
+    objects = np.arange(len(split)) % 10  # the sample's names do not tell
+    write_split(project, "train", split.images, split.labels, objects)
     losses = set()
     for weight in (0, 0.3):
-        project.set(train__object_loss=weight, models__tiny__epochs=1)
+        project.set(train__auxiliary_loss=weight, models__tiny__epochs=1)
         train_here()
         losses.add((project.path / "plots/training/plots/metrics/train/loss.tsv").read_text())
-        network, _ = load(project.path / "models/trained")
+        network, _ = load_model(project.path / "models/trained")
         assert network(torch.zeros(1, 3, 32, 32)).shape == (1, 1)
     assert len(losses) == 2
 
@@ -236,18 +162,25 @@ def test_any_other_timm_network_is_one_more_entry(project: Project, train_here: 
         ({"models__tiny__optimizer": "adam"}, "sgd, adamw or muon"),
         ({"models__tiny__pretrained": "missing.safetensors"}, "missing.safetensors"),
         ({"train__precision": "fp16"}, "auto, fp32 or bf16"),
-        ({"train__sure": 99.5}, "train.sure is 99.5 in params.yaml: a share below 1"),
-        ({"train__mirror": True}, "train.mirror is True in params.yaml: a share of the images, 0 to 1"),
-        ({"train__augment__damage": 2}, "train.augment.damage is 2 in params.yaml: a share of the images, 0 to 1"),
-        ({"models__tiny__cropped": 2}, "cropped is 2 in params.yaml: a share of the epochs, 0 to 1"),
+        ({"train__selective_accuracy": 99.5}, "train.selective_accuracy is 99.5 in params.yaml: a share below 1"),
+        ({"train__flip_tta": True}, "train.flip_tta is True in params.yaml: a share of the images, 0 to 1"),
+        (
+            {"train__augment__corruption": 2},
+            "train.augment.corruption is 2 in params.yaml: a share of the images, 0 to",
+        ),
+        ({"models__tiny__crop_epochs": 2}, "crop_epochs is 2 in params.yaml: a share of the epochs, 0 to 1"),
         (
             {
                 "models__tiny": TINY
                 | {"timm": "vit_tiny_patch16_224", "args": {"img_size": 32, "patch_size": 8}, "stem": None}
             },
-            "tiny cannot see 24x24 pixels (Input height (24) doesn't match model (32).): set models.tiny.cropped to 0",
+            "tiny does not take crops of 24x24 pixels (Input height (24) doesn't match model (32).): "
+            "set models.tiny.crop_epochs to 0",
         ),
-        ({"train__object_loss": -0.3}, "train.object_loss is -0.3 in params.yaml: a weight such as 0.3; 0 for none"),
+        (
+            {"train__auxiliary_loss": -0.3},
+            "train.auxiliary_loss is -0.3 in params.yaml: a weight such as 0.3; 0 for",
+        ),
         ({"models__tiny__learning_rate": 1e30, "train__gradient_clip": 0}, "the loss is not finite"),
     ],
 )
@@ -255,7 +188,7 @@ def test_a_mistake_gets_one_line_and_earlier_outputs_stay(
     undisturbed: Project, monkeypatch: pytest.MonkeyPatch, params: dict[str, Any], told: str
 ) -> None:
     monkeypatch.chdir(undisturbed.path)
-    before, document = outputs(undisturbed), Path("params.yaml").read_text()
+    before, document = undisturbed.outputs(), Path("params.yaml").read_text()
     undisturbed.set(**params)
     try:
         with pytest.raises(UserError) as error:
@@ -264,7 +197,7 @@ def test_a_mistake_gets_one_line_and_earlier_outputs_stay(
         Path("params.yaml").write_text(document)
     assert told in str(error.value)
     assert "\n" not in str(error.value).strip()
-    assert outputs(undisturbed) == before
+    assert undisturbed.outputs() == before
 
 
 def test_without_a_network_pretrained_weights_are_refused_in_one_line(project: Project) -> None:
@@ -276,23 +209,10 @@ def test_without_a_network_pretrained_weights_are_refused_in_one_line(project: P
     assert time.monotonic() - started < 60  # the hub's client alone would try again for a minute and a half
 
 
-def test_without_prepared_data_it_says_how_to_get_them(project: Project) -> None:
+def test_without_prepared_data_it_says_how_to_get_them(project: Project, train_here: Callable[[], str]) -> None:
     (project.path / "data/val.safetensors").unlink()
-    assert "dvc pull data/val.safetensors" in the_error(project.stage("train", ok=False))
-
-
-@pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_stopping_a_run_takes_one_line_and_leaves_no_half_written_model(
-    project: Project, sent: signal.Signals, status: int
-) -> None:
-    process = start(project, sys.executable, "-m", "stages.train")
-    wait_for_state(project, process)
-    process.send_signal(sent)
-    _, errors = process.communicate()
-    assert process.returncode == status
-    assert [line for line in errors.splitlines() if "error: " in line], errors
-    assert "Traceback" not in errors
-    assert outputs(project).keys() <= {"metrics/prepare.json", "metrics/.gitignore", "models/.gitignore"}
+    with pytest.raises(UserError, match=r"dvc pull data/val\.safetensors"):
+        train_here()
 
 
 def test_out_of_memory_is_one_line(project: Project) -> None:
@@ -303,7 +223,7 @@ def test_out_of_memory_is_one_line(project: Project) -> None:
 
     result = project.stage("train", ok=False, preexec_fn=limit_memory)
     assert result.returncode == 1
-    assert "out of memory: lower batch_size" in the_error(result)
+    assert "for training, lower models.<name>.batch_size" in the_error(result)
     assert not (project.path / "models/trained").exists()
 
 

@@ -1,5 +1,7 @@
 // The page: a card for each picture, one request for each card, a few at a time. The service batches them.
 
+import { drawOcclusionMap, inWords } from "./occlusion-map.js";
+
 const AT_ONCE = 4;
 const SAID = {
   FAKE: "looks like an image by Stable Diffusion 1.4",
@@ -11,8 +13,8 @@ const MEASURED = [
   ["fake_recall", "FAKE pictures that are found"],
   ["real_recall", "REAL pictures that are recognised"],
   ["coverage", "pictures that get an answer instead of UNSURE"],
-  ["answered_accuracy", "right among those answers"],
-  ["corrupted_accuracy", "right on pictures damaged by noise, blur or JPEG"],
+  ["selective_accuracy", "right among those answers"],
+  ["corrupted_accuracy", "right on pictures corrupted by noise, blur or JPEG"],
   ["rescaled_accuracy", "right on pictures that were made smaller and larger again"],
 ];
 
@@ -57,10 +59,10 @@ function next() {
 }
 
 // A screen reader would hear only the last of many answers: of several it is told how many of which there are.
-const answered = [];
+const results = [];
 
 function tell() {
-  const told = answered.splice(0);
+  const told = results.splice(0);
   if (told.length === 1) status.textContent = told[0].words;
   if (told.length < 2) return;
   const kinds = [...new Set(told.map(({ kind }) => kind))].sort();
@@ -108,7 +110,7 @@ class Card {
     this.say("…", "asking");
     this.part(".again").hidden = true;
     this.part(".result").hidden = this.part(".notes").hidden = this.part(".explain").hidden = true;
-    this.hide();
+    this.collapse();
     this.explained = false;
     queue.push(() => this.answer());
     next();
@@ -126,42 +128,42 @@ class Card {
       const most = service.limits.max_bytes;
       if (this.file.size > most) throw new Error(`the file is larger than ${megabytes(most)}`);
       const response = await ask("v1/predict", this.file, "application/json");
-      const { model, answers: [answer] } = await response.json();
-      this.show(answer, service.models.find(({ name }) => name === model));
+      const { model, predictions: [prediction] } = await response.json();
+      this.show(prediction, service.models.find(({ name }) => name === model));
     } catch (error) {
       this.fail(error);
     }
   }
 
-  show(answer, model) {
-    const [low, high] = model.unsure;
-    this.element.className = `answer ${answer.verdict}`;
-    this.say(answer.verdict, SAID[answer.verdict]);
-    const said = `P(FAKE) ${percent(answer.p_fake)}`;
+  show(prediction, model) {
+    const [low, high] = model.abstention_band;
+    this.element.className = `answer ${prediction.verdict}`;
+    this.say(prediction.verdict, SAID[prediction.verdict]);
+    const said = `P(FAKE) ${percent(prediction.p_fake)}`;
     this.part(".probability").textContent = said;
     const bar = this.part(".bar");
     bar.setAttribute("aria-label", `${said}; UNSURE from ${percent(low)} to ${percent(high)}`);
-    for (const [name, share] of Object.entries({ p: answer.p_fake, low, high })) bar.style.setProperty(`--${name}`, `${100 * share}%`);
+    for (const [name, share] of Object.entries({ p: prediction.p_fake, low, high })) bar.style.setProperty(`--${name}`, `${100 * share}%`);
     this.part(".result").hidden = false;
-    this.part(".notes").replaceChildren(...answer.notes.map((note) => element("li", note)));
-    this.part(".notes").hidden = !answer.notes.length;
+    this.part(".notes").replaceChildren(...prediction.notes.map((note) => element("li", note)));
+    this.part(".notes").hidden = !prediction.notes.length;
     this.part(".explain").hidden = false;
     this.part(".explain").setAttribute("aria-label", `Show the evidence in ${this.name}`);
-    answered.push({ kind: answer.verdict, words: [`${this.name}: ${answer.verdict}, ${said}`, ...answer.notes].join(". ") });
+    results.push({ kind: prediction.verdict, words: [`${this.name}: ${prediction.verdict}, ${said}`, ...prediction.notes].join(". ") });
   }
 
   fail(error) {
     this.element.className = "answer failed";
     this.say("No answer:", error.message);
     this.part(".again").hidden = !(error instanceof Retry);
-    answered.push({ kind: "without an answer", words: `${this.name}: no answer, ${error.message}` });
+    results.push({ kind: "without an answer", words: `${this.name}: no answer, ${error.message}` });
   }
 
   async explain() {
     const button = this.part(".explain");
-    if (button.getAttribute("aria-expanded") === "true") return this.hide();
-    const caption = find("figcaption", this.part(".evidence"));
-    this.part(".evidence").hidden = false;
+    if (button.getAttribute("aria-expanded") === "true") return this.collapse();
+    const caption = find("figcaption", this.part(".explanation"));
+    this.part(".explanation").hidden = false;
     button.setAttribute("aria-expanded", "true");
     button.textContent = "Hide the evidence";
     button.setAttribute("aria-label", `Hide the evidence in ${this.name}`);
@@ -169,10 +171,10 @@ class Card {
     this.part(".map").hidden = true;
     caption.textContent = "Asking for the evidence …";
     try {
-      const { evidence } = await (await ask("v1/explain", this.file, "application/json")).json();
+      const { occlusion_map: map } = await (await ask("v1/explain", this.file, "application/json")).json();
       const canvas = this.part("canvas");
-      drawEvidence(canvas, this.part(".picture"), evidence);
-      const words = inWords(evidence);
+      drawOcclusionMap(canvas, this.part(".picture"), map);
+      const words = inWords(map);
       canvas.setAttribute("aria-label", `${this.name} with the evidence in it. ${words}`);
       this.part(".map").hidden = false;
       this.explained = true;
@@ -184,9 +186,9 @@ class Card {
     }
   }
 
-  hide() {
+  collapse() {
     const button = this.part(".explain");
-    this.part(".evidence").hidden = true;
+    this.part(".explanation").hidden = true;
     button.setAttribute("aria-expanded", "false");
     button.textContent = "Show the evidence";
     button.setAttribute("aria-label", `Show the evidence in ${this.name}`);
@@ -203,56 +205,13 @@ class Card {
   }
 }
 
-// The picture in grey, coloured where the evidence is: full colour where it is strongest in this picture.
-function drawEvidence(canvas, picture, evidence) {
-  const [width, height] = picture.naturalWidth ? [picture.naturalWidth, picture.naturalHeight] : [1, 1];
-  const scale = 768 / Math.max(width, height);
-  [canvas.width, canvas.height] = [Math.max(1, width * scale), Math.max(1, height * scale)];
-  const pen = canvas.getContext("2d");
-  const whole = [0, 0, canvas.width, canvas.height];
-  pen.fillStyle = "#808080";
-  pen.fillRect(...whole);
-  if (picture.naturalWidth) {
-    pen.imageSmoothingEnabled = width > 96;
-    pen.drawImage(picture, ...whole);
-    pen.globalCompositeOperation = "saturation"; // of grey: none
-    pen.fillRect(...whole);
-    pen.globalCompositeOperation = "source-over";
-    pen.globalAlpha = 0.3;
-    pen.fillRect(...whole);
-    pen.globalAlpha = 1;
-  }
-  const most = Math.max(...evidence.flat().map(Math.abs)) || 1;
-  const colours = evidence.flat().flatMap((value) => [...(value > 0 ? [230, 97, 0] : [30, 110, 220]), (230 * Math.abs(value)) / most]);
-  const small = document.createElement("canvas");
-  [small.width, small.height] = [evidence[0].length, evidence.length];
-  small.getContext("2d").putImageData(new ImageData(new Uint8ClampedArray(colours), small.width), 0, 0);
-  pen.imageSmoothingEnabled = true;
-  pen.imageSmoothingQuality = "high";
-  pen.drawImage(small, ...whole);
-}
-
-function inWords(evidence) {
-  const cells = evidence.flatMap((row, y) => row.map((value, x) => ({ value, x: x / row.length, y: y / evidence.length })));
-  const place = ({ x, y }) => {
-    const [across, down] = [["left", "", "right"][Math.floor(3 * x)], ["top", "", "bottom"][Math.floor(3 * y)]];
-    return down ? `at the ${[down, across].join(" ").trim()}` : across ? `on the ${across}` : "in the middle";
-  };
-  const least = cells.reduce((one, other) => (other.value < one.value ? other : one));
-  const most = cells.reduce((one, other) => (other.value > one.value ? other : one));
-  const found = [];
-  if (most.value > 0) found.push(`for FAKE is ${place(most)}`);
-  if (least.value < 0) found.push(`for REAL is ${place(least)}`);
-  return found.length ? `The strongest evidence ${found.join(", ")}.` : "No evidence anywhere.";
-}
-
 function element(kind, text) {
   const made = document.createElement(kind);
   made.textContent = text;
   return made;
 }
 
-function describe({ title, trained_on: data, test }) {
+function measurements({ title, trained_on: data, test }) {
   const rows = MEASURED.filter(([key]) => key in test).map(([key, words]) => {
     const row = document.createElement("tr");
     const head = element("th", words);
@@ -287,7 +246,7 @@ function introduce(said) {
   find("#limits").textContent = `JPEG, PNG, GIF, WebP, AVIF, BMP or TIFF, up to ${megabytes(bytes)} and ${Math.floor(pixels / 1e6)} megapixels each.`;
   choice.replaceChildren(...service.models.map(({ name }) => element("option", name)));
   find("#choice").hidden = service.models.length < 2;
-  find("#models").replaceChildren(...service.models.flatMap(describe));
+  find("#models").replaceChildren(...service.models.flatMap(measurements));
 }
 
 const drop = find("#drop");

@@ -48,7 +48,7 @@ PHOTOGRAPHS = {  # package and path inside it; whole photographs are split, not 
 PER_CLASS = {"train": 1200, "test": 300}
 
 
-def load(photograph: str, scipy_wheel: str) -> Image.Image:
+def load_photograph(photograph: str, scipy_wheel: str) -> Image.Image:
     """A photograph, RGB, from inside the installed package; the raccoon from inside the wheel."""
     if photograph == RACCOON:
         data = zipfile.ZipFile(scipy_wheel).read(RACCOON)
@@ -146,7 +146,7 @@ def train(crops: np.ndarray, what: str) -> tuple[Generator, float]:
 
 
 @torch.no_grad()
-def draw(generator: Generator, scale: float, crops: np.ndarray, what: str) -> np.ndarray:
+def generate(generator: Generator, scale: float, crops: np.ndarray, what: str) -> np.ndarray:
     """One image, uint8 (32, 32, 3), for the thumbnail of each crop: Euler's method from noise."""
     thumbnail = blurred(as_tensor(crops))
     x = torch.randn_like(thumbnail)
@@ -187,10 +187,10 @@ def main() -> None:
     torch.set_num_threads(1)
     for seed, (split, names) in enumerate(PHOTOGRAPHS.items()):
         torch.manual_seed(seed)
-        crops = crop([load(name, sys.argv[1]) for name in names], POOL, np.random.default_rng(seed))
+        crops = crop([load_photograph(name, sys.argv[1]) for name in names], POOL, np.random.default_rng(seed))
         n = PER_CLASS[split]
         real, guides, rest = crops[:n], crops[n : 2 * n], crops[2 * n :]
-        fake = draw(*train(rest, split), guides, split)
+        fake = generate(*train(rest, split), guides, split)
         write(fake, real, HERE / f"{split}.parquet")
         if split == "test":
             contact_sheet(fake, real).save(HERE / "preview.png", optimize=True)

@@ -1,0 +1,207 @@
+"""Ask a trained detector about pictures.
+
+    from detector import Detector
+
+    detector = Detector.load("models/resnet18")
+    for prediction in detector.predict(["photo.jpg", "drawing.png"]):
+        print(prediction.verdict, prediction.p_fake, prediction.notes)
+
+`python -m detector` is the same from the shell. The model is a folder that the stage `export` wrote. onnxruntime runs
+it, so that asking needs no torch.
+"""
+
+import math
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from PIL import Image
+
+from detector.cores import usable_cores
+from detector.errors import UserError
+from detector.explain import draw_explanation, occlusion_maps, percent
+from detector.labels import probability, verdict
+from detector.pictures import Preprocessed, Source, preprocess
+from detector.record import ExportedRecord
+
+BATCH = 64  # pictures scored at a time
+
+# Pairs: largest OOD score in multiples of its threshold, and what it means for the answer.
+OOD_LEVELS = (
+    (1.5, "the answer is less certain than it looks"),
+    (math.inf, "the answer says little"),
+)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer for one picture.
+
+    p_fake: the probability that it is FAKE, 0 to 1, among pictures like those that the detector was trained on.
+    verdict: FAKE, REAL, or UNSURE inside the abstention band, which was chosen on validation
+    (stages.calibration.choose_abstention_band).
+    notes: what was done to the picture before it was scored, and what that and `out_of_distribution` mean for the
+    answer.
+    out_of_distribution: its OOD score is above the OOD threshold, which 99 of 100 validation images do not exceed
+    (stages/export/ood.py).
+    """
+
+    p_fake: float
+    verdict: str
+    notes: list[str]
+    out_of_distribution: bool
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A prediction, and where in the picture it comes from.
+
+    occlusion_map: float32 (8, 8), over the whole picture: by how much the logit of FAKE falls where this part is
+    inpainted, positive for FAKE, negative for REAL. drawing: the map over the enlarged picture, with a legend.
+    """
+
+    prediction: Prediction
+    occlusion_map: np.ndarray
+    drawing: Image.Image
+
+
+class Detector:
+    """An opened model folder. Threads may share one."""
+
+    def __init__(self, session: onnxruntime.InferenceSession, record: ExportedRecord) -> None:
+        """session: of model.onnx. record: its model.json."""
+        self.session, self.record = session, record
+
+    @classmethod
+    def load(cls, folder: str | Path = "models/resnet18", threads: int | None = None) -> "Detector":
+        """Read a model folder. threads: how many cores compute one batch; without it, OMP_NUM_THREADS or all.
+
+        Raises UserError where the folder is missing, broken or not exported.
+        """
+        folder = Path(folder)
+        try:
+            record = ExportedRecord.read(folder)
+            record.check_files(folder, "model.onnx", "model.safetensors")
+        except FileNotFoundError:
+            raise UserError(
+                f"no model.onnx, model.safetensors and model.json in {folder}: `dvc pull -r released models/resnet18` "
+                "fetches a released model, `dvc repro export` puts one's own into models/exported"
+            ) from None
+        try:
+            session = open_session(folder / "model.onnx", threads)
+        except ValueError as error:
+            raise UserError(f"{folder / 'model.onnx'} cannot be opened: {error}") from None
+        return cls(session, record)
+
+    @property
+    def title(self) -> str:
+        """Which model this is, such as `resnet18, 98.82 % right on validation`."""
+        return f"{self.record.model}, {100 * self.record.validation.accuracy:.2f} % right on validation"
+
+    def predict(self, images: Iterable[Source]) -> list[Prediction]:
+        """Answer for each picture, in order.
+
+        images: any mixture of picture files' bytes, paths, open files, PIL images and arrays, uint8 (height, width, 3),
+        RGB. Raises UserError, which names it, for the first that cannot be read; `stream` goes on.
+        """
+        is_one = isinstance(images, str | bytes | os.PathLike | Image.Image)
+        if is_one or (isinstance(images, np.ndarray) and images.ndim != 4):
+            raise UserError("predict takes several pictures: predict([picture])")
+        names: list[str] = []
+
+        def named() -> Iterator[Source]:
+            for number, image in enumerate(images):
+                names.append(str(image) if isinstance(image, str | os.PathLike) else f"picture {number}")
+                yield image
+
+        predictions: list[Prediction] = []
+        for prediction in self.stream(named()):
+            if isinstance(prediction, UserError):
+                raise UserError(f"{names[len(predictions)]}: {prediction}")
+            predictions.append(prediction)
+        return predictions
+
+    def stream(self, pictures: Iterable[Source]) -> Iterator[Prediction | UserError]:
+        """Answer as `predict` does, one after the other; for one that cannot be read, yield its UserError.
+
+        BATCH pictures are read and scored at a time, each reduced to the input's size at once: memory does not grow
+        with their number.
+        """
+        remaining = iter(pictures)
+        while batch := [self._preprocess_or_error(picture) for picture in islice(remaining, BATCH)]:
+            predictions = iter(self.predict_batch([one for one in batch if isinstance(one, Preprocessed)]))
+            for one in batch:
+                yield next(predictions) if isinstance(one, Preprocessed) else one
+
+    def preprocess(self, picture: Source) -> Preprocessed:
+        """Make one picture ready for `predict_batch`. Raises UserError where it cannot be read."""
+        return preprocess(picture, self.record.input_size)
+
+    def predict_batch(self, batch: Sequence[Preprocessed]) -> list[Prediction]:
+        """Score all the pictures together. Raises UserError where the model's scores are not finite."""
+        if not batch:
+            return []
+        logits, ood_scores = score(self.session, np.stack([one.pixels for one in batch]), self.record.flip_tta_margin)
+        p_fake = probability(logits, self.record.temperature)
+        excess = ood_scores.astype(np.float64) / self.record.out_of_distribution.threshold
+        numbers = zip(p_fake.tolist(), excess.tolist(), [one.notes for one in batch], strict=True)
+        return [self._prediction(*one) for one in numbers]
+
+    def explain(self, picture: Source) -> Explanation:
+        """Answer for one picture, with its occlusion map. Raises UserError where it cannot be read."""
+        one = self.preprocess(picture)
+        (prediction,) = self.predict_batch([one])
+        (occlusion_map,) = occlusion_maps(lambda images: score(self.session, images, math.inf)[0], one.pixels[None])
+        heading = f"{prediction.verdict}, P(FAKE) {percent(prediction.p_fake)}"
+        return Explanation(prediction, occlusion_map, draw_explanation(one.pixels, occlusion_map, heading))
+
+    def _preprocess_or_error(self, picture: Source) -> Preprocessed | UserError:
+        try:
+            return self.preprocess(picture)
+        except UserError as error:
+            return error
+
+    def _prediction(self, p_fake: float, excess: float, notes: list[str]) -> Prediction:
+        """excess: the OOD score divided by its threshold."""
+        if excess > 1:
+            meaning = next(meaning for limit, meaning in OOD_LEVELS if excess <= limit)
+            times = f"{excess:.0f}" if excess >= 10 else f"{excess:.2g}" if excess >= 1.1 else "just over 1"
+            far = f"out of distribution (far from the training images), {times} times the threshold"
+            notes = [*notes, f"{far}: {meaning}"]
+        return Prediction(p_fake, verdict(p_fake, self.record.abstention_band), notes, excess > 1)
+
+
+def open_session(path: Path, threads: int | None = None) -> onnxruntime.InferenceSession:
+    """Open a model.onnx. Raises ValueError where onnxruntime cannot read it."""
+    options = onnxruntime.SessionOptions()
+    given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    options.intra_op_num_threads = threads or (int(given) if given.isdecimal() and int(given) else len(usable_cores()))
+    # threads that wait for the next batch would spin, and take the cores from whatever reads the pictures
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 4  # its errors are raised as well
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # of a class for each of its status codes
+        raise ValueError(str(error)) from None
+
+
+def score(
+    session: onnxruntime.InferenceSession, images: np.ndarray, flip_tta_margin: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """uint8 (N, H, W, 3) -> logits of FAKE and OOD scores, each float32 (N).
+
+    Where |logit| is below `flip_tta_margin`, the horizontally flipped image is scored as well, and their mean is the
+    logit (flip test-time augmentation): 0 flips none, infinity all. Raises UserError where a score is not finite.
+    """
+    logit_name = session.get_outputs()[0].name  # by position: the second output of released files is called `distance`
+    logits, ood_scores = session.run(None, {"images": images})
+    if len(close := np.flatnonzero(np.abs(logits) < flip_tta_margin)):
+        (flipped,) = session.run([logit_name], {"images": images[close, :, ::-1]})
+        logits[close] = (logits[close] + flipped) / 2
+    if not (np.isfinite(logits).all() and np.isfinite(ood_scores).all()):
+        raise UserError("the model gives scores that are not finite: `dvc repro -f train`")
+    return logits, ood_scores

@@ -1,0 +1,79 @@
+"""What is chosen on the validation split, once, and travels in model.json: temperature, threshold, abstention band.
+
+Throughout, `logits` are the network's logits of FAKE, shape (N); `p_fake` are probabilities of FAKE, float64 (N);
+`is_fake` is bool (N).
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+from scipy.stats import binom
+
+Array = NDArray[np.floating]
+Mask = NDArray[np.bool_]
+
+
+def fit_temperature(logits: Array, is_fake: Mask) -> float:
+    """Return the temperature, 0.01 to 100, with the least negative log likelihood.
+
+    Guo et al. 2017, "On Calibration of Modern Neural Networks". The targets are Platt's (1999),
+    (n + 1) / (n + 2) in place of 1: a finite sample that is separated without a mistake then asks
+    for high confidence, not for an infinite one.
+    """
+    z = np.asarray(logits, np.float64)
+    fakes = int(is_fake.sum())
+    reals = len(z) - fakes
+    target = np.where(is_fake, (fakes + 1) / (fakes + 2), 1 / (reals + 2))
+
+    def nll(log_temperature: float) -> float:
+        scaled = z / np.exp(log_temperature)
+        return float(np.mean(np.logaddexp(0, scaled) - target * scaled))
+
+    best = minimize_scalar(nll, bounds=(np.log(0.01), np.log(100)), method="bounded", options={"xatol": 1e-6})
+    return float(np.exp(best.x))
+
+
+def choose_threshold(p_fake: Array, is_fake: Mask) -> float:
+    """Return the threshold with the best accuracy, FAKE being p_fake >= threshold.
+
+    It lies half way between two neighbouring scores (or a score and 0 or 1), so that no image sits
+    on it. Of several equally accurate ones the nearest to 0.5 is taken, where calibrated
+    probabilities would put it.
+    """
+    scores, group = np.unique(np.asarray(p_fake, np.float64), return_inverse=True)
+    fakes = np.bincount(group, weights=is_fake, minlength=len(scores))
+    reals = np.bincount(group, weights=~is_fake, minlength=len(scores))
+    # cut i puts the i lowest distinct scores on the REAL side
+    correct = np.append(0, reals.cumsum()) + np.append(0, fakes[::-1].cumsum())[::-1]
+    below, above = np.append(0, scores), np.append(scores, 1)
+    middle = (below + above) / 2
+    middle = np.where(middle > below, middle, above)  # nothing lies between neighbouring floats
+    possible = above > below  # a score of exactly 0 or 1 leaves no room outside it
+    best = possible & (correct == correct[possible].max())
+    return float(min(middle[best], key=lambda threshold: abs(threshold - 0.5)))
+
+
+def choose_abstention_band(p_fake: Array, is_fake: Mask, selective_accuracy: float) -> tuple[float, float]:
+    """Return (low, high), the ends of the abstention band: p_fake < low is counts REAL, p_fake > high FAKE.
+
+    The band is the narrowest around 0.5 outside of which `selective_accuracy`, the share of the answers that are right,
+    is reached with 95 % confidence. Bands are tried from a wide one on, each with an exact binomial test, and the first
+    that fails ends the search, so that the confidence holds for all tests together (fixed sequence testing;
+    Angelopoulos et al. 2021, "Learn then Test"). The confidence is that of a detector fixed beforehand: an epoch chosen
+    on the same images makes it a little optimistic. Where nothing can be promised the band is (0, 1) and everything is
+    UNSURE: to prove 99.5 % takes 598 images without a mistake.
+    """
+    p = np.asarray(p_fake, np.float64)
+    confidence = np.abs(p - 0.5)
+    order = np.argsort(-confidence, kind="stable")
+    wrong = ((p > 0.5) != is_fake)[order]
+    confidence = np.append(confidence[order], 0)
+    # `least` answers prove it if none is wrong; the first test has four times as many and allows six mistakes
+    least = int(np.ceil(np.log(0.05) / np.log(selective_accuracy)))
+    counts = np.unique(np.linspace(min(4 * least, len(p)), len(p), 100).astype(int))
+    proven = binom.cdf(wrong.cumsum()[counts - 1], counts, 1 - selective_accuracy) <= 0.05
+    kept = counts[np.logical_and.accumulate(proven)]
+    if not len(kept):
+        return 0.0, 1.0
+    margin = float(confidence[kept[-1] - 1 : kept[-1] + 1].mean())
+    return 0.5 - margin, 0.5 + margin

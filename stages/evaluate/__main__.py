@@ -1,0 +1,146 @@
+"""Measure the trained detector: models/trained and data/test.safetensors in, metrics and plots out.
+
+    dvc repro evaluate
+    python -m stages.evaluate       the same without DVC
+
+Every test image is scored once, into metrics/test_scores.parquet, and all numbers and plots come from that table; then
+once more for each corruption, into metrics/robustness.json. Nothing is chosen here: threshold, temperature and
+abstention band were chosen on validation and are read from model.json.
+"""
+
+import json
+import math
+from functools import partial
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from tqdm import tqdm
+
+from detector.errors import UserError, run
+from detector.explain import occlusion_maps
+from detector.files import atomic_write
+from detector.labels import FAKE, is_answered, probability
+from detector.record import ModelRecord
+from stages import keep_freed_memory
+from stages.data import OBJECT_CLASSES, Split, load_split
+from stages.device import claim
+from stages.evaluate.corruptions import SUMMARIES, check_corruptions, corrupt
+from stages.evaluate.curves import write_plots
+from stages.evaluate.deletion import deletion_test
+from stages.evaluate.sheets import draw_explained, draw_mistakes
+from stages.metrics import classification_metrics
+from stages.model import EVALUATION_BATCH, load_model, predict_logits
+from stages.params import load_params
+
+
+def main() -> None:
+    keep_freed_memory()
+    claim()
+    options = load_params()["evaluate"]
+    if not isinstance(options["explained"], int) or options["explained"] < 1:
+        raise UserError(f"evaluate.explained is {options['explained']!r} in params.yaml: 1 or more")
+    check_corruptions(options["corruptions"])
+    network, record = load_model("models/trained", "cuda" if torch.cuda.is_available() else "cpu")
+    test = load_split("data/test.safetensors")
+    check_fit(record, test)
+
+    def score(images: np.ndarray, margin: float = record.flip_tta_margin, progress: Any = iter) -> np.ndarray:
+        """Logits (N) of images uint8 (N, H, W, 3)."""
+        return predict_logits(network, images, record.mean, record.std, margin, progress=progress)
+
+    def score_test(images: np.ndarray, name: str) -> np.ndarray:
+        bar = partial(tqdm, desc=name, unit=" images", unit_scale=EVALUATION_BATCH, disable=None)
+        logits = score(images, progress=bar)
+        if not np.isfinite(logits).all():
+            raise UserError("the model gives scores that are not finite: `dvc repro -f train`")
+        return logits
+
+    logits = score_test(test.images, "test images")
+    scores: dict[str, np.ndarray] = {
+        "index": np.arange(len(test), dtype=np.int32),
+        "label": test.labels.astype(np.int8),
+        "object_class": test.object_class.astype(np.int8),
+        "leaked": test.leaked,
+        "logit": logits,
+        "p_fake": probability(logits, record.temperature),
+    }
+    metrics = evaluation_metrics(scores, record)
+
+    robustness = [robustness_row("none", 0, 0, scores["p_fake"], test, record)]
+    for kind, strengths in options["corruptions"].items():
+        for level, strength in enumerate(strengths, start=1):
+            corrupted = score_test(corrupt(test.images, kind, strength), f"{kind} {strength}")
+            p_fake = probability(corrupted, record.temperature)
+            robustness.append(robustness_row(kind, level, strength, p_fake, test, record))
+    for name, kinds in SUMMARIES.items():
+        if values := [row["accuracy"] for row in robustness if row["corruption"] in kinds]:
+            metrics[name] = round(fmean(values), 6)
+
+    chosen = np.linspace(0, len(test) - 1, min(options["explained"], len(test))).astype(int)
+    parts = np.array_split(chosen, min(20, len(chosen)))
+    bar = tqdm(parts, desc="explanations", unit_scale=len(chosen) // 20, unit=" images", disable=None)
+    maps = np.concatenate([occlusion_maps(partial(score, margin=math.inf), test.images[part]) for part in bar])
+    said_fake = scores["p_fake"] >= record.threshold
+    metrics |= deletion_test(score, test.images[chosen], logits[chosen], maps, said_fake[chosen], record.temperature)
+
+    # all or nothing: numbers of one model beside the plots of another would mislead
+    with (
+        atomic_write("metrics/test_scores.parquet") as scores_file,
+        atomic_write("metrics/test.json") as metrics_file,
+        atomic_write("metrics/robustness.json") as robustness_file,
+        atomic_write("plots/test") as plots,
+    ):
+        pq.write_table(pa.table(scores), scores_file, compression="zstd")
+        metrics_file.write_text(json.dumps(metrics, indent=2) + "\n")
+        robustness_file.write_text(json.dumps(robustness, indent=2) + "\n")
+        plots.mkdir()
+        write_plots(plots, scores, record.threshold)
+        draw_mistakes(plots / "mistakes.png", scores, test.images, said_fake, options["mistakes"])
+        draw_explained(plots / "explained.png", scores, test.images, said_fake, chosen, maps)
+    print(", ".join(f"{name} {value:.4f}" for name, value in metrics.items() if isinstance(value, float)))
+
+
+def check_fit(record: ModelRecord, test: Split) -> None:
+    """Raise UserError where the model was not made for images of this size."""
+    size, shape = record.input_size, test.images.shape[1:]
+    if shape != (size, size, 3):
+        raise UserError(
+            f"the model takes {size}x{size} RGB images, data/test.safetensors has "
+            f"{'x'.join(map(str, shape))}: `dvc repro` makes both anew"
+        )
+
+
+def evaluation_metrics(scores: dict[str, np.ndarray], record: ModelRecord) -> dict[str, float | str]:
+    """Return metrics/test.json, from the table of scores."""
+    is_fake, p_fake = scores["label"] == FAKE, scores["p_fake"]
+    metrics: dict[str, float | str] = dict(classification_metrics(is_fake, p_fake, record.threshold))
+    correct = (p_fake >= record.threshold) == is_fake
+    # the data set's train split has these images too: the model may simply remember them
+    if not scores["leaked"].all():
+        metrics["accuracy_without_leaked"] = float(correct[~scores["leaked"]].mean())
+    answered = is_answered(p_fake, record.abstention_band)
+    metrics["coverage"] = float(answered.mean())
+    if answered.any():
+        metrics["selective_accuracy"] = float(((p_fake > record.abstention_band[1]) == is_fake)[answered].mean())
+    kind = scores["object_class"]
+    known = [(float(correct[kind == number].mean()), OBJECT_CLASSES[number]) for number in np.unique(kind[kind >= 0])]
+    if known:
+        metrics["worst_accuracy"], metrics["worst_class"] = min(known)
+    return {name: round(value, 6) if isinstance(value, float) else value for name, value in metrics.items()}
+
+
+def robustness_row(
+    kind: str, level: int, strength: float, p_fake: np.ndarray, test: Split, record: ModelRecord
+) -> dict[str, Any]:
+    """Return one row of metrics/robustness.json."""
+    numbers = classification_metrics(test.labels == FAKE, p_fake, record.threshold)
+    kept = {name: round(numbers[name], 6) for name in ("accuracy", "auroc", "fake_recall", "real_recall")}
+    return {"corruption": kind, "level": level, "strength": strength, **kept}
+
+
+if __name__ == "__main__":
+    run(main)

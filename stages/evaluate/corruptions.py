@@ -1,0 +1,83 @@
+"""Corruptions: test images as they come out of the web, on which `evaluate` measures a detector as well.
+
+They are made by the libraries that people's images go through, with fixed random numbers: the same images for every
+model. A new corruption is a function here, its entries in KINDS and SUMMARIES, and a list of strengths in params.yaml.
+Training has quicker approximations of its own (stages/train/corruption.py).
+"""
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+
+from detector.errors import UserError
+from detector.images import decode
+
+CHUNK = 1000  # images at a time: as float64 they take eight times the memory
+
+
+def corrupt(images: np.ndarray, kind: str, strength: float) -> np.ndarray:
+    """uint8 (N, H, W, 3) -> uint8 (N, H, W, 3). Kinds and what their strength is:
+
+    noise: Gaussian, its standard deviation (of 1). blur: Gaussian, its sigma in pixels. jpeg: encoded and decoded, with
+    4:2:0 chroma, at that quality. rescale: bicubic to that many pixels in height and width, and back.
+    """
+    random = np.random.default_rng(0)
+    chunks = [KINDS[kind][0](images[i : i + CHUNK], strength, random) for i in range(0, len(images), CHUNK)]
+    return np.concatenate(chunks)
+
+
+def noise(images: np.ndarray, sd: float, random: np.random.Generator) -> np.ndarray:
+    return to_uint8(images + 255 * sd * random.standard_normal(images.shape))
+
+
+def blur(images: np.ndarray, sigma: float, _: np.random.Generator) -> np.ndarray:
+    return to_uint8(gaussian_filter(images.astype(np.float64), (0, sigma, sigma, 0)))
+
+
+def jpeg(images: np.ndarray, quality: float, _: np.random.Generator) -> np.ndarray:
+    decoded = []
+    for image in images:
+        file = io.BytesIO()
+        Image.fromarray(image).save(file, "JPEG", quality=int(quality), subsampling="4:2:0")
+        decoded.append(decode(file.getvalue()))
+    return np.stack(decoded)
+
+
+def rescale(images: np.ndarray, size: float, _: np.random.Generator) -> np.ndarray:
+    height, width = images.shape[1:3]
+    pictures = [Image.fromarray(image).resize((int(size), int(size)), Image.Resampling.BICUBIC) for image in images]
+    return np.stack([np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC)) for picture in pictures])
+
+
+def to_uint8(images: np.ndarray) -> np.ndarray:
+    return images.round().clip(0, 255).astype(np.uint8)
+
+
+# With the smallest and the largest strength.
+KINDS: dict[str, tuple[Callable[[np.ndarray, float, np.random.Generator], np.ndarray], float, float]] = {
+    "noise": (noise, 0.001, 1),
+    "blur": (blur, 0.1, 16),
+    "jpeg": (jpeg, 1, 95),
+    "rescale": (rescale, 1, 1024),
+}
+
+
+# metrics/test.json has the mean accuracy over these kinds.
+SUMMARIES = {"corrupted_accuracy": ("noise", "blur", "jpeg"), "rescaled_accuracy": ("rescale",)}
+
+
+def check_corruptions(corruptions: Any) -> None:
+    """Raise UserError for `evaluate.corruptions` that `corrupt` cannot make, before anything is scored."""
+    if not isinstance(corruptions, dict) or not set(corruptions) <= set(KINDS):
+        raise UserError(f"evaluate.corruptions in params.yaml takes lists of strengths, of {', '.join(KINDS)}")
+    for kind, strengths in corruptions.items():
+        _, low, high = KINDS[kind]
+        numbers = strengths if isinstance(strengths, list) else []
+        if not numbers or not all(isinstance(n, int | float) and low <= n <= high for n in numbers):
+            raise UserError(
+                f"evaluate.corruptions.{kind} is {strengths!r} in params.yaml: a list of numbers from {low} to {high}"
+            )

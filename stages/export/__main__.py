@@ -1,0 +1,128 @@
+"""Make the trained detector ready to be asked and shipped: models/trained in, models/exported out.
+
+    dvc repro export
+    python -m stages.export         the same without DVC
+
+The folder needs no torch: model.onnx takes pixels as they are and has the normalization inside. Its weights lie in
+model.safetensors, once for every program that reads them, with 16 bits a number; so the folder is half of
+models/trained, and stages.model.load_model reads it too. The export is checked: on 1,000 test images and their flipped
+copies no probability may differ from that of models/trained.
+"""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import nn
+
+from detector.detector import open_session, score
+from detector.errors import UserError, run
+from detector.files import atomic_write
+from detector.labels import FAKE, probability
+from detector.record import ExportedRecord, ModelRecord
+from stages.data import Split, load_split
+from stages.device import claim
+from stages.export.card import write_card
+from stages.export.onnx_file import save_half, save_onnx
+from stages.export.ood import BATCH, ExportGraph, other_pictures
+from stages.model import load_model, predict_logits
+
+if TYPE_CHECKING:  # detector imports it at run time, after turning its telemetry off
+    import onnxruntime
+
+COMPARED, LARGEST_DIFFERENCE = 1000, 2e-3  # test images, and by how much one's probability may differ
+REFERENCE_IMAGES = 10_000  # of the train split, for the OOD statistics; more make no difference
+VALIDATION_SHARE = 0.99  # of the validation images whose OOD score is within the threshold
+
+
+def main() -> None:
+    claim()
+    trained, record = load_model("models/trained")
+    train, val, test = (load_split(f"data/{name}.safetensors") for name in ("train", "val", "test"))
+    if record.data_digest != train.info["digest"]:
+        raise UserError("models/trained was not trained on data/train.safetensors: `dvc repro` makes both anew")
+    reports = {name: read_report(name) for name in ("prepare", "train", "test", "robustness")}
+
+    with atomic_write("models/exported") as folder, atomic_write("metrics/export.json") as metrics_file:
+        exported = write_model(
+            folder, trained, record, train.images, val.images, train.info["dataset"], reports["test"]
+        )
+        metrics = export_metrics(folder, trained, exported, test)
+        if metrics["largest_difference"] > LARGEST_DIFFERENCE:
+            raise UserError(
+                f"models/exported would answer otherwise than models/trained: P(FAKE) differs by "
+                f"{metrics['largest_difference']:.4f}, more than {LARGEST_DIFFERENCE} is not allowed"
+            )
+        metrics_file.write_text(json.dumps(metrics, indent=2) + "\n")
+        write_card(folder / "README.md", exported, reports | {"export": metrics})
+    print(", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
+
+
+def read_report(name: str) -> Any:
+    try:
+        return json.loads(Path(f"metrics/{name}.json").read_text())
+    except (FileNotFoundError, ValueError) as error:
+        raise UserError(f"metrics/{name}.json: {error}: `dvc repro evaluate` makes it anew") from None
+
+
+def write_model(
+    folder: Path,
+    trained: nn.Module,
+    record: ModelRecord,
+    train: np.ndarray,
+    val: np.ndarray,
+    dataset: str,
+    test: dict[str, float | str],
+) -> ExportedRecord:
+    """Write the folder, but for its card; train and val are images, uint8 (N, H, W, 3), test is metrics/test.json."""
+    folder.mkdir(parents=True)
+    network = save_half(trained, record, folder / "model.safetensors")
+    chosen = np.random.default_rng(0).permutation(len(train))[:REFERENCE_IMAGES]
+    graph = ExportGraph(network, record.mean, record.std, train[np.sort(chosen)])
+    save_onnx(graph, record.input_size, folder / "model.onnx")
+    _, ood_scores = score_all(open_session(folder / "model.onnx"), val, 0)
+    threshold = float(np.quantile(ood_scores, VALIDATION_SHARE))
+    exported = ExportedRecord.make(
+        **record.model_dump(),
+        dataset=dataset,
+        test=test,
+        out_of_distribution={"threshold": threshold, "validation_share": VALIDATION_SHARE},
+    )
+    exported.write(folder)
+    return exported
+
+
+def export_metrics(folder: Path, trained: nn.Module, record: ExportedRecord, test: Split) -> dict[str, float]:
+    """Return metrics/export.json: by how much P(FAKE) differs at most, the accuracy of the exported model on the test
+    split, and which share of it, and of pictures of other kinds, is called out of distribution."""
+    session, threshold = open_session(folder / "model.onnx"), record.out_of_distribution.threshold
+    logits, ood_scores = score_all(session, test.images, record.flip_tta_margin)
+    p_fake = probability(logits, record.temperature)
+    compared = test.images[np.linspace(0, len(test) - 1, min(COMPARED, len(test))).astype(int)]
+    # without flip test-time augmentation: rounding decides which logit is close enough to 0 for it
+    both = np.concatenate([compared, compared[:, :, ::-1]])
+    exported_p_fake = probability(score_all(session, both, 0)[0], record.temperature)
+    trained_p_fake = probability(predict_logits(trained, both, record.mean, record.std, 0, BATCH), record.temperature)
+    metrics = {
+        "compared": len(compared),
+        "largest_difference": float(np.abs(exported_p_fake - trained_p_fake).max()),
+        "exported_accuracy": float(((p_fake >= record.threshold) == (test.labels == FAKE)).mean()),
+        "ood_test": float((ood_scores > threshold).mean()),
+    }
+    for kind, images in other_pictures(test.images, record.dataset).items():
+        metrics[f"ood_{kind}"] = float((score_all(session, images, 0)[1] > threshold).mean())
+    return {name: round(value, 6) for name, value in metrics.items()}  # an int stays one
+
+
+def score_all(
+    session: "onnxruntime.InferenceSession", images: np.ndarray, flip_tta_margin: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Do what `score` does for any number of images; the first of them alone, as people ask."""
+    parts = [images[:1], *np.split(images[1:], range(BATCH, len(images) - 1, BATCH))]
+    logits, ood_scores = zip(*(score(session, part, flip_tta_margin) for part in parts if len(part)), strict=True)
+    return np.concatenate(logits), np.concatenate(ood_scores)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,3 @@
+"""CIFAKE on the Hugging Face hub."""
+
+HUB_DATASET = "dragonintelligence/CIFAKE-image-dataset"

@@ -1,0 +1,1 @@
+"""The stage `prepare`: a data set in, packed splits out. `__main__` is the script."""

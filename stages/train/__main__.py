@@ -1,0 +1,189 @@
+"""Train one detector: data/train.safetensors and data/val.safetensors in, models/trained out.
+
+    dvc repro train                     what params.yaml says
+    dvc exp run -S model=vit_tiny       another entry of `models`
+    python -m stages.train              the same without DVC
+
+A run that was killed resumes after its last finished epoch when it is started again, and ends with the same bytes.
+"""
+
+import json
+import platform
+import time
+
+import numpy as np
+import timm
+import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm import tqdm
+
+from detector.errors import run
+from detector.files import atomic_write
+from detector.labels import CLASSES, FAKE, probability
+from detector.record import ModelRecord
+from stages import keep_freed_memory
+from stages.calibration import choose_abstention_band, choose_threshold, fit_temperature
+from stages.data import channel_statistics, load_split
+from stages.device import claim, device_name, peak_memory_mb
+from stages.model import normalize, predict_logits, save_model
+from stages.params import load_params, model_entry
+from stages.train.augment import batches, pack_pixels
+from stages.train.checkpoint import Checkpoint, digest_of, loaded_code, optimizer_tensors, restore_optimizer
+from stages.train.history import History, best_epoch, check_finite, validation_metrics, write_curves
+from stages.train.network import check_crop, choose_precision, keep_first_output, make_network, weights_digest
+from stages.train.optimizer import learning_rate, make_optimizer
+from stages.train.options import check_options
+from stages.train.step import train_step
+
+CROP = 0.75  # side of the crops in the first epochs, as a share of the image's
+
+
+def main() -> None:
+    params = load_params()
+    seed, options, spec = params["seed"], params["train"], model_entry(params)
+    check_options(options, spec)
+
+    keep_freed_memory()
+    claim()
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    precision = choose_precision(options["precision"], device)
+    train, val = load_split("data/train.safetensors"), load_split("data/val.safetensors")
+    mean, std = channel_statistics(train.images)
+
+    data = [train.info["digest"], val.info["digest"]]
+    versions = [torch.__version__, timm.__version__, device_name(), precision]
+    checkpoint = Checkpoint(digest_of(*loaded_code(), spec, options, seed, data, versions, weights_digest(spec)))
+
+    torch.manual_seed(seed)
+    network = make_network(spec, options, device, precision)
+    crop = round(CROP * train.images.shape[1])
+    if spec["crop_epochs"]:
+        check_crop(network, crop, params["model"], device)
+    optimizer = make_optimizer(network, spec, precision)
+    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(spec["ema_decay"]), use_buffers=True)
+    evaluated = average.module if spec["ema_decay"] else network  # what is validated and saved
+
+    pixels = pack_pixels(torch.from_numpy(train.images).to(device))
+    targets = torch.from_numpy(np.stack([train.labels == FAKE, train.object_class], axis=1).astype(np.int64)).to(device)
+    batch_size = min(spec["batch_size"], len(train))
+    steps_per_epoch, epochs = len(train) // batch_size, spec["epochs"]
+    history: History = []
+    best: dict[str, torch.Tensor] = {}  # weights of the best of them
+
+    if saved := checkpoint.restore(device):
+        tensors, history = saved
+        network.load_state_dict(tensors["network"])
+        average.load_state_dict(tensors["average"])
+        restore_optimizer(optimizer, tensors["optimizer"])
+        best = tensors["best"]
+        print(f"resuming after epoch {len(history)} of {epochs}, from {checkpoint.folder}", flush=True)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    print(f"{params['model']}: {parameters:,} parameters, {device_name()}, {precision}", flush=True)
+
+    done, total = (count * steps_per_epoch * batch_size for count in (len(history), epochs))
+    bar = tqdm(total=total, initial=done, unit=" images", unit_scale=True, disable=None)
+    for epoch in range(len(history), epochs):
+        # each epoch has random numbers of its own, so that a resumed run meets those of the undisturbed one
+        torch.manual_seed(seed * 100_003 + epoch)
+        generator = torch.Generator(device).manual_seed(seed * 100_003 + epoch)
+        started = time.perf_counter()
+        network.train()
+        loss_sum = torch.zeros((), device=device)
+        correct = torch.zeros((), device=device)
+        side = crop if epoch < spec["crop_epochs"] * epochs else None
+        epoch_batches = batches(pixels, targets, batch_size, options["augment"], generator, side)
+        for step, (x, y) in enumerate(epoch_batches, start=1):
+            rate = learning_rate(spec, options["warmup"], epoch * steps_per_epoch + step, epochs * steps_per_epoch)
+            loss, logits = train_step(network, optimizer, normalize(x, mean, std), y, rate, options, precision)
+            if spec["ema_decay"]:
+                average.update_parameters(network)
+            loss_sum += loss
+            correct += ((logits > 0) == (y[:, 0] == 1)).sum()
+            # reading a number waits for the device, so it is done now and then
+            if step % 20 == 0 or step == steps_per_epoch:
+                check_finite(loss_sum, epoch)
+                accuracy = correct.item() / (step * batch_size)
+                bar.set_postfix(loss=f"{loss_sum.item() / step:.3f}", accuracy=f"{accuracy:.2%}")
+                bar.update((epoch * steps_per_epoch + step) * batch_size - bar.n)
+        trained = time.perf_counter()
+        validation = validation_metrics(predict_logits(evaluated, val.images, mean, std), val)
+
+        result = {
+            "train/loss": loss_sum.item() / steps_per_epoch,
+            "train/accuracy": correct.item() / (steps_per_epoch * batch_size),
+            **{f"val/{name}": value for name, value in validation.items()},
+            "learning_rate": rate,
+            "images_per_second": steps_per_epoch * batch_size / (trained - started),
+            "seconds": time.perf_counter() - started,
+        }
+        history.append(result)
+        if best_epoch(history) == len(history):
+            best = {name: tensor.detach().clone() for name, tensor in evaluated.state_dict().items()}
+        tensors = {
+            "network": network.state_dict(),
+            "average": average.state_dict(),
+            "optimizer": optimizer_tensors(optimizer),
+            "best": best,
+        }
+        checkpoint.save(tensors, history)
+        bar.write(
+            f"epoch {len(history)}/{epochs}: loss {result['train/loss']:.4f}; "
+            f"validation: loss {result['val/loss']:.4f}, accuracy {result['val/accuracy']:.2%}, "
+            f"AUROC {result['val/auroc']:.4f}; {result['images_per_second']:.0f} images/s"
+        )
+    bar.close()
+
+    evaluated.load_state_dict(best)
+    keep_first_output(evaluated)
+    margin = 0.0
+    if options["flip_tta"]:
+        margin = float(np.quantile(np.abs(predict_logits(evaluated, val.images, mean, std)), options["flip_tta"]))
+    val_logits, is_fake = predict_logits(evaluated, val.images, mean, std, margin), val.labels == FAKE
+    temperature = fit_temperature(val_logits, is_fake)
+    p_fake = probability(val_logits, temperature)
+    record = ModelRecord.make(
+        model=params["model"],
+        seed=seed,
+        timm=spec["timm"],
+        args=spec["args"] or {},
+        stem=spec["stem"],
+        pretrained=spec["pretrained"] or False,
+        input_size=train.images.shape[1],
+        mean=mean,
+        std=std,
+        classes=CLASSES,
+        data_digest=train.info["digest"],
+        flip_tta_margin=margin,
+        temperature=temperature,
+        threshold=choose_threshold(p_fake, is_fake),
+        abstention_band=choose_abstention_band(p_fake, is_fake, options["selective_accuracy"]),
+        validation=validation_metrics(val_logits, val),
+        sha256={},
+    )
+    chosen = history[best_epoch(history) - 1]
+    metrics = {
+        "best_epoch": best_epoch(history),
+        "val_accuracy": chosen["val/accuracy"],
+        "val_auroc": chosen["val/auroc"],
+        "epochs": epochs,
+        "seconds": round(sum(result["seconds"] for result in history), 1),
+        "images_per_second": round(np.median([result["images_per_second"] for result in history]), 1),
+        "peak_memory_mb": peak_memory_mb(),
+        "device": device_name(),
+        "precision": precision,
+        "parameters": parameters,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+    }
+    save_model("models/trained", evaluated, record)
+    with atomic_write("metrics/train.json") as new:
+        new.write_text(json.dumps(metrics, indent=2) + "\n")
+    write_curves(history, checkpoint.folder / "live")
+    checkpoint.remove()
+
+
+if __name__ == "__main__":
+    run(main)

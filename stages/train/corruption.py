@@ -1,0 +1,136 @@
+"""How training corrupts images: noise, blur, JPEG and rescaling of whole batches, on the device that trains.
+
+These are quick approximations of what `evaluate` measures with the libraries that people's images go through
+(stages/evaluate/corruptions.py): blur and rescaling are products with small matrices, and JPEG is its cosine transform
+rounded, without the lossless part of the format.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch.nn import functional as F
+
+from detector.errors import UserError
+
+# Strengths, drawn evenly between the two ends.
+NOISE = (0.02, 0.12)  # standard deviation, of 1
+BLUR = (0.3, 1.1)  # sigma in pixels
+JPEG = (35, 90)  # quality
+RESCALE = (0.35, 0.9)  # of the size, and back
+
+# Annex K of the JPEG standard (ITU T.81), for quality 50; rows of eight.
+LUMA = [
+    *(16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55),
+    *(14, 13, 16, 24, 40, 57, 69, 56, 14, 17, 22, 29, 51, 87, 80, 62),
+    *(18, 22, 37, 56, 68, 109, 103, 77, 24, 35, 55, 64, 81, 104, 113, 92),
+    *(49, 64, 78, 87, 103, 121, 120, 101, 72, 92, 95, 98, 112, 100, 103, 99),
+]
+CHROMA = [
+    *(17, 18, 24, 47, 99, 99, 99, 99, 18, 21, 26, 66, 99, 99, 99, 99),
+    *(24, 26, 56, 99, 99, 99, 99, 99, 47, 66, 99, 99, 99, 99, 99, 99),
+    *([99] * 32),
+]
+TO_YCC = torch.tensor([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
+FROM_YCC = torch.linalg.inv(TO_YCC)
+
+
+Corruption = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
+
+
+def corruptions_for(size: int, device: torch.device) -> list[Corruption]:
+    """Return the ways in which images lose quality on the web, each float32 (N, 3, size, size), 0 to 255, to the same.
+
+    Raises UserError for a size that JPEG's blocks do not divide.
+    """
+    if size % 16:
+        raise UserError(
+            f"train.augment.corruption needs images of a multiple of 16 px (JPEG's blocks), these have {size}"
+        )
+    blurs = torch.stack([blur_matrix(size, sigma) for sigma in torch.linspace(*BLUR, 17).tolist()]).to(device)
+    sizes = range(math.ceil(RESCALE[0] * size), math.floor(RESCALE[1] * size) + 1)
+    rescales = torch.stack([rescale_matrix(size, smaller) for smaller in sizes]).to(device)
+    cosines = cosine_transform().to(device)
+    tables = torch.tensor([LUMA, CHROMA, CHROMA], device=device).view(3, 1, 8, 1, 8)
+
+    def noise(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        sd = uniform(*NOISE, len(x), generator).view(-1, 1, 1, 1)
+        return x + 255 * sd * torch.randn(x.shape, generator=generator, device=x.device)
+
+    def blur(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        return along_both_sides(x, pick(blurs, len(x), generator))
+
+    def rescale(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        return along_both_sides(x, pick(rescales, len(x), generator))
+
+    def jpeg(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        return jpeg_roundtrip(x, uniform(*JPEG, len(x), generator).round(), cosines, tables)
+
+    return [noise, blur, jpeg, rescale]
+
+
+def uniform(low: float, high: float, number: int, generator: torch.Generator) -> torch.Tensor:
+    return low + (high - low) * torch.rand(number, generator=generator, device=generator.device)
+
+
+def pick(matrices: torch.Tensor, number: int, generator: torch.Generator) -> torch.Tensor:
+    chosen = torch.randint(len(matrices), (number,), generator=generator, device=generator.device)
+    return matrices[chosen]
+
+
+def along_both_sides(x: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
+    """Multiply each image (N, 3, H, H) with its matrix (N, H, H), along its columns and along its rows."""
+    matrices = matrices[:, None]
+    return matrices @ x @ matrices.mT
+
+
+def blur_matrix(size: int, sigma: float) -> torch.Tensor:
+    """(size, size): a Gaussian along one side, the image reflected at its border."""
+    place = torch.arange(size)
+    reach = math.ceil(4 * sigma)
+    matrix = torch.zeros(size, size)
+    weights = torch.exp(-(torch.arange(-reach, reach + 1) ** 2) / (2 * sigma**2))
+    for offset, weight in zip(range(-reach, reach + 1), weights / weights.sum(), strict=True):
+        source = place + offset
+        source = torch.where(source < 0, -1 - source, source)
+        source = torch.where(source >= size, 2 * size - 1 - source, source)
+        matrix[place, source] += weight
+    return matrix
+
+
+def rescale_matrix(size: int, smaller: int) -> torch.Tensor:
+    """(size, size): bicubic resampling along one side, to `smaller` pixels and back."""
+    image = torch.eye(size)[None, None]  # its columns are the unit impulses
+    for height in (smaller, size):
+        image = F.interpolate(image, (height, size), mode="bicubic", antialias=True)
+    return image[0, 0]
+
+
+def cosine_transform() -> torch.Tensor:
+    """(8, 8): the orthonormal DCT-II of JPEG's blocks."""
+    k = torch.arange(8)
+    matrix = torch.cos((2 * k + 1) * k[:, None] * math.pi / 16) / 2
+    matrix[0] /= math.sqrt(2)
+    return matrix
+
+
+def jpeg_roundtrip(x: torch.Tensor, quality: torch.Tensor, cosines: torch.Tensor, tables: torch.Tensor) -> torch.Tensor:
+    """Return images (N, 3, H, W) as libjpeg with 4:2:0 chroma leaves them at qualities (N), but for its integer
+    rounding."""
+    scale = torch.where(quality < 50, (5000 / quality).floor(), 200 - 2 * quality)
+    steps = ((tables[None] * scale.view(-1, 1, 1, 1, 1, 1) + 50) / 100).floor().clamp(1, 255)
+    planes = torch.einsum("cd,ndhw->nchw", TO_YCC.to(x.device), x)
+    luma = planes[:, :1] - 128
+    chroma = F.avg_pool2d(planes[:, 1:], 2)
+    luma, chroma = quantize(luma, steps[:, :1], cosines) + 128, quantize(chroma, steps[:, 1:], cosines)
+    chroma = F.interpolate(chroma, scale_factor=2, mode="bilinear")  # libjpeg's "fancy upsampling"
+    return torch.einsum("cd,ndhw->nchw", FROM_YCC.to(x.device), torch.cat([luma, chroma], 1))
+
+
+def quantize(planes: torch.Tensor, steps: torch.Tensor, cosines: torch.Tensor) -> torch.Tensor:
+    """Round the cosine transforms of the 8x8 blocks of planes (N, C, H, W) to steps (N, C, 1, 8, 1, 8)."""
+    n, c, h, w = planes.shape
+    blocks = planes.view(n, c, h // 8, 8, w // 8, 8)
+    coefficients = torch.einsum("ki,lj,ncyixj->ncykxl", cosines, cosines, blocks)
+    rounded = (coefficients / steps).round() * steps
+    return torch.einsum("ki,lj,ncykxl->ncyixj", cosines, cosines, rounded).reshape(n, c, h, w)

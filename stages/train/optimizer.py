@@ -1,0 +1,107 @@
+"""The optimizer and its learning rate.
+
+Muon is momentum whose matrices are made orthogonal before they are applied: Jordan et al. 2024, "Muon: An optimizer for
+hidden layers in neural networks" (kellerjordan.github.io/posts/muon). Its updates are scaled as by Liu et al. 2025,
+"Muon is Scalable for LLM Training" (arXiv 2502.16982), so that Muon and AdamW share one learning rate and weight decay.
+"""
+
+from collections import defaultdict
+from typing import Any
+
+import torch
+
+from detector.errors import UserError
+
+MOMENTUM = 0.95
+STEPS = 3  # of Newton and Schulz's iteration; Jordan has 5, which costs more than it gains where images are small
+COEFFICIENTS = 3.4445, -4.7750, 2.0315  # Jordan's, steep at 0: small singular values grow in few steps
+
+
+def make_optimizer(network: Any, spec: dict[str, Any], precision: str) -> torch.optim.Optimizer:
+    """Return the optimizer of one entry of `models`.
+
+    Weight decay is for matrices and kernels only; biases, norms and position embeddings go without. Raises UserError
+    for an optimizer that is not known.
+    """
+    hidden: list[torch.nn.Parameter] = []
+    outer: list[torch.nn.Parameter] = []  # of the first layer, which sees colours, and the last, which gives logits
+    others: list[torch.nn.Parameter] = []
+    last = {id(parameter) for parameter in network.get_classifier().parameters()}
+    for name, parameter in network.named_parameters():
+        if parameter.ndim < 2 or name in ("pos_embed", "cls_token"):
+            others.append(parameter)
+        else:
+            (outer if parameter.shape[1] <= 3 or id(parameter) in last else hidden).append(parameter)
+    groups: list[dict[str, Any]] = [
+        {"params": hidden, "weight_decay": spec["weight_decay"], "orthogonal": True},
+        {"params": outer, "weight_decay": spec["weight_decay"], "orthogonal": False},
+        {"params": others, "weight_decay": 0.0, "orthogonal": False},
+    ]
+    if spec["optimizer"] == "sgd":
+        return torch.optim.SGD(groups, lr=spec["learning_rate"], momentum=0.9, nesterov=True, fused=True)
+    if spec["optimizer"] == "adamw":
+        return torch.optim.AdamW(groups, lr=spec["learning_rate"], betas=(0.9, 0.98), fused=True)
+    if spec["optimizer"] == "muon":
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        return Muon(groups, spec["learning_rate"], (0.9, 0.98), dtype)
+    raise UserError(f"optimizer is {spec['optimizer']!r}: sgd, adamw or muon")
+
+
+def learning_rate(spec: dict[str, Any], warmup: float, step: int, steps: int) -> float:
+    """Return the rate of a step, counted from 1: it rises linearly over the first `warmup` share of the steps, then
+    falls linearly to zero."""
+    rising = max(1, round(warmup * steps))
+    return spec["learning_rate"] * min(step / rising, (steps - step + 1) / (steps - rising + 1))
+
+
+class Muon(torch.optim.AdamW):
+    """Muon for the groups of parameters with `orthogonal=True` (matrices; kernels count as one row an output channel),
+    AdamW for the others. `dtype` is what the orthogonalization computes in: bf16 where the hardware has it."""
+
+    def __init__(self, groups: list[dict[str, Any]], lr: float, betas: tuple[float, float], dtype: torch.dtype) -> None:
+        super().__init__(groups, lr=lr, betas=betas, fused=True)
+        self.dtype = dtype
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        torch.optim.Optimizer.__setstate__(self, state)  # AdamW's asks every parameter for its own moments
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            if group["orthogonal"]:
+                self.update(group)
+        super().step(closure)
+
+    def update(self, group: dict[str, Any]) -> None:
+        same_shape = defaultdict(list)  # one batch of products instead of many small ones
+        for parameter in group["params"]:
+            same_shape[parameter.shape].append(parameter)
+        for shape, parameters in same_shape.items():
+            directions = []
+            for parameter in parameters:
+                state = self.state[parameter]
+                if not state:
+                    state["momentum"] = torch.zeros_like(parameter)
+                state["momentum"].lerp_(parameter.grad, 1 - MOMENTUM)
+                directions.append(parameter.grad.lerp(state["momentum"], MOMENTUM).flatten(1))  # Nesterov's
+                parameter.grad = None  # AdamW passes over it
+            updates = orthogonalize(torch.stack(directions), self.dtype)
+            # an update has the size of AdamW's, a root mean square of 0.2 times the learning rate
+            size = 0.2 * max(updates.shape[1:]) ** 0.5
+            for parameter, update in zip(parameters, updates, strict=True):
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                parameter.add_(update.view(shape), alpha=-group["lr"] * size)
+
+
+def orthogonalize(matrices: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """(N, rows, columns) to matrices of the same singular vectors, with all singular values near 1; float32."""
+    a, b, c = COEFFICIENTS
+    x = matrices.to(dtype)
+    is_tall = x.shape[1] > x.shape[2]
+    if is_tall:
+        x = x.mT
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(STEPS):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return (x.mT if is_tall else x).float()

@@ -1,0 +1,23 @@
+"""The section `train` of params.yaml, checked before the first epoch."""
+
+from typing import Any
+
+from detector.errors import UserError
+
+
+def check_options(options: dict[str, Any], spec: dict[str, Any]) -> None:
+    """Raise UserError for what would otherwise be noticed after the last epoch, or never."""
+    accuracy = options["selective_accuracy"]
+    if not isinstance(accuracy, float) or not 0 < accuracy < 1:
+        raise UserError(f"train.selective_accuracy is {accuracy!r} in params.yaml: a share below 1, such as 0.995")
+    shares = {
+        "train.augment.corruption": (options["augment"]["corruption"], "images"),
+        "train.flip_tta": (options["flip_tta"], "images"),
+        "crop_epochs": (spec["crop_epochs"], "epochs"),
+    }
+    for name, (share, whole) in shares.items():
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
+            raise UserError(f"{name} is {share!r} in params.yaml: a share of the {whole}, 0 to 1")
+    weight = options["auxiliary_loss"]
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
+        raise UserError(f"train.auxiliary_loss is {weight!r} in params.yaml: a weight such as 0.3; 0 for none")

@@ -1,0 +1,39 @@
+"""One step of training: forward, backward, update."""
+
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+
+def train_step(
+    network: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    rate: float,
+    options: dict[str, Any],
+    precision: str,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Update the network once, on normalized images x (B, 3, H, W) and int64 y (B, 2): whether FAKE, and the object
+    class or -1.
+
+    Returns the loss () and the logits (B) of FAKE, detached. The object class is an auxiliary task: the network's
+    outputs after the first are its logits.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        outputs = network(x)
+    logits, auxiliary_logits = outputs[:, 0].float(), outputs[:, 1:].float()
+    loss = F.binary_cross_entropy_with_logits(logits, y[:, 0].float())
+    total = loss
+    if options["auxiliary_loss"]:
+        auxiliary = F.cross_entropy(auxiliary_logits, y[:, 1], ignore_index=-1, reduction="sum") / len(y)
+        total = loss + options["auxiliary_loss"] * auxiliary
+    optimizer.zero_grad()
+    total.backward()
+    if options["gradient_clip"]:
+        torch.nn.utils.clip_grad_norm_(network.parameters(), options["gradient_clip"])
+    optimizer.step()
+    return loss.detach(), logits.detach()

@@ -1,0 +1,138 @@
+"""`make publish` and `make leaderboard`: a published run is a record, and the table is made from records alone."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Project, the_error
+from tools.leaderboard import END, START
+
+RECORD = "metrics/published/tiny-seed0.json"
+
+
+@pytest.fixture
+def here(pipeline: Path, tmp_path: Path) -> Project:
+    return Project(shutil.copytree(pipeline, tmp_path / "here"))
+
+
+def record(project: Project, name: str = RECORD) -> dict[str, Any]:
+    return json.loads((project.path / name).read_text())
+
+
+def test_the_record_says_what_the_run_was_and_what_it_is_worth(here: Project) -> None:
+    assert RECORD in here.tool("publish").stdout
+    run = record(here)
+    assert run["commit"] == here.run("git", "rev-parse", "HEAD").stdout.strip()
+    assert list(run["params"]["models"]) == ["tiny"]
+    assert run["params"]["train"]["selective_accuracy"] == 0.995
+    for name in ("prepare", "train", "test", "robustness", "export"):
+        assert run["metrics"][name] == json.loads((here.path / f"metrics/{name}.json").read_text())
+    assert run["machine"] == run["metrics"]["train"]["device"]
+    assert run["versions"].keys() == {"python", "torch", "timm"}
+    with (here.path / "plots/test/mistakes.csv").open() as file:
+        assert run["mistakes"] == [int(row["index"]) for row in csv.DictReader(file)]
+    assert 0 < len(run["mistakes"]) < 600
+
+
+def test_an_experiment_is_published_without_applying_it(here: Project) -> None:
+    here.tool("publish")
+    expected = record(here)
+    (here.path / RECORD).unlink()
+    here.run("dvc", "exp", "save", "--name", "mine")
+    (here.path / "metrics/test.json").write_text("{}")  # the work tree is another run meanwhile
+    here.tool("publish", "mine")
+    assert record(here, "metrics/published/mine.json") == expected
+    assert "there is no experiment yours" in the_error(here.tool("publish", "yours", ok=False))
+
+
+def test_what_no_commit_stands_for_is_not_published(here: Project) -> None:
+    def refused(*arguments: str) -> str:
+        said = the_error(here.tool("publish", *arguments, ok=False))
+        assert not (here.path / RECORD).exists()
+        return said
+
+    here.set(train__auxiliary_loss=0.2)
+    assert "dvc.lock is not up to date: `dvc repro` first" in refused()
+    here.run("git", "checkout", "-q", "params.yaml")
+
+    with (here.path / "stages/train/step.py").open("a") as file:
+        file.write("# changed\n")
+    here.run("dvc", "exp", "save", "--name", "changed")
+    assert "differ from commit" in refused("changed")
+    here.run("dvc", "commit", "--force")  # as after `dvc repro` with code that is not committed
+    assert "differ from commit" in refused()
+    here.run("git", "checkout", "-q", ".")  # `dvc exp save` has put the edit into dvc.lock
+
+    here.set(dataset="sample")
+    here.run("dvc", "exp", "save", "--name", "other-data")
+    assert "trained on sample: the leaderboard is of cifake" in refused("other-data")
+    here.run("git", "checkout", "-q", ".")
+
+    path = here.path / "tools/sweep.py"  # of a tool no number depends
+    path.write_text(path.read_text() + "# changed\n")
+    here.tool("publish")
+
+
+def test_a_record_is_not_overwritten_by_another_run_nor_written_twice(here: Project) -> None:
+    here.tool("publish")
+    here.tool("publish")  # the same run again
+    here.run("dvc", "exp", "save", "--name", "again")
+    said = the_error(here.tool("publish", "again", ok=False))
+    assert f"{RECORD} is a run with the same parameters and seed" in said
+    run = record(here)
+    run["params"]["train"]["warmup"] = 0.5
+    (here.path / RECORD).write_text(json.dumps(run))
+    assert "is a run with other parameters" in the_error(here.tool("publish", ok=False))
+    (here.path / RECORD).write_text("{}")
+    assert f"{RECORD} is not valid: it lacks commit, machine" in the_error(here.tool("publish", ok=False))
+
+
+def test_the_leaderboard_is_made_from_the_records_alone(here: Project) -> None:
+    (here.path / "README.md").write_text(f"before\n{START}\n{END}\nafter\n")
+    assert "has no record: `make publish` writes one" in the_error(here.tool("leaderboard", ok=False))
+
+    here.tool("publish")
+    first = record(here)
+    # another seed of it, and another model, each with mistakes of its own
+    write(here, "tiny-seed1", first, seed=1, accuracy=first["metrics"]["test"]["accuracy"] - 0.02, mistakes=[1, 2, 3])
+    write(here, "best-seed1", first, seed=1, model="best", accuracy=0.99, mistakes=[3, 4])
+    shutil.rmtree(here.path / ".git")  # no history is asked
+    here.tool("leaderboard")
+    text = (here.path / "README.md").read_text()
+    assert text.startswith(f"before\n{START}\n")
+    assert text.endswith(f"{END}\nafter\n")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    assert [row[0] for row in rows] == [
+        "Model",
+        "---",
+        "best",
+        "tiny",
+        "Images only one gets right",
+        "---",
+        "best : tiny",
+    ]
+    mean = 100 * first["metrics"]["test"]["accuracy"] - 1
+    assert rows[2][1] == "99.00 %"
+    assert rows[3][1] == f"{mean:.2f} ± 1.41 %"
+    assert rows[3][-2:] == ["0, 1", f"`{first['commit'][:7]}`, `{first['commit'][:7]}`"]
+    assert rows[-1][1] == "2 : 1 (p = 1.0000)"  # images 1 and 2, image 4
+
+
+def write(
+    project: Project,
+    name: str,
+    like: dict[str, Any],
+    seed: int,
+    accuracy: float,
+    mistakes: list[int],
+    model: str = "tiny",
+) -> None:
+    run = json.loads(json.dumps(like))
+    run["params"] |= {"seed": seed, "model": model}
+    run["metrics"]["test"]["accuracy"] = accuracy
+    run["mistakes"] = mistakes
+    (project.path / f"metrics/published/{name}.json").write_text(json.dumps(run))

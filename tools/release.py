@@ -1,0 +1,80 @@
+"""Release the work tree's model: `dvc pull -r released models/<name>` then brings it to every clone, with git alone.
+
+    make release MODEL=resnet18
+
+models/exported becomes models/<name>, which DVC tracks with a remote of its own: `released`, a folder of this
+repository. It holds the newest release of each model; earlier ones come with the commits and tags that have them. An
+experiment is released after `dvc exp apply NAME`. Without `-r released`, DVC would ask the default remote as well, and
+a clone without network would wait for it.
+"""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+from detector.errors import UserError, run
+from detector.files import atomic_write
+from detector.record import ExportedRecord
+from tools.shell import DVC, check_up_to_date, command
+
+EXPORTED = Path("models/exported")
+REMOTE, STORE = "released", Path("released/files/md5")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="make release", description="Release the work tree's model.")
+    parser.add_argument("model", help="an entry of `models` in params.yaml")
+    name = parser.parse_args().model
+    check(name)
+
+    folder = Path("models", name)
+    with atomic_write(folder) as new:
+        shutil.copytree(EXPORTED, new)
+    command(DVC, "add", "--quiet", str(folder))
+    tracker = folder.with_name(f"{name}.dvc")
+    yaml = YAML()
+    content = yaml.load(tracker)
+    content["outs"][0]["remote"] = REMOTE  # everything else still goes to the default one
+    with tracker.open("w") as file:
+        yaml.dump(content, file)
+    command(DVC, "push", "--quiet", str(tracker))
+    remove_unneeded()
+    earlier = command("git", "log", "--format=%h", "--", str(tracker)).split()  # tags may have stayed elsewhere
+    tag = f"{name}-v{1 + len(earlier)}"
+    size = sum(file.stat().st_size for file in STORE.rglob("*") if file.is_file())
+    print(
+        f"{folder} is ready; all releases together take {size / 1e6:.1f} MB. Commit it:\n"
+        f"    git add released models/.gitignore {tracker} && git commit -m 'Release {name}' && git tag {tag}"
+    )
+
+
+def check(name: str) -> None:
+    """Raise UserError where models/exported is not what the committed files say, or not for people to use."""
+    try:
+        record = ExportedRecord.read(EXPORTED)
+    except FileNotFoundError:
+        raise UserError(f"no model in {EXPORTED}: `dvc repro` makes it, `dvc exp apply NAME` an experiment's") from None
+    if record.model != name:
+        raise UserError(f"{EXPORTED} is a {record.model}, no {name}: `dvc exp apply` an experiment with model={name}")
+    if record.dataset != "cifake":
+        raise UserError(f"{EXPORTED} was trained on {record.dataset}: only models of cifake are released")
+    check_up_to_date("export")
+
+
+def remove_unneeded() -> None:
+    """Remove from the remote what no model of the work tree needs any more."""
+    needed = set()
+    for tracker in Path("models").glob("*.dvc"):
+        digest = YAML(typ="safe").load(tracker)["outs"][0]["md5"]
+        listing = STORE / digest[:2] / digest[2:]
+        needed |= {digest, *(entry["md5"] for entry in json.loads(listing.read_text()))}
+    for file in STORE.rglob("*"):
+        if file.is_file() and file.parent.name + file.name not in needed:
+            file.unlink()
+
+
+if __name__ == "__main__":
+    run(main)

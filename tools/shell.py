@@ -1,0 +1,38 @@
+"""Programs that tools start."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from detector.errors import UserError
+
+DVC = str(Path(sys.executable).with_name("dvc"))  # of this environment, whether it is activated or not
+
+
+def command(*words: str) -> str:
+    """Return what a program prints. Raises UserError with its last line if it fails."""
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()
+        raise UserError(f"{' '.join(words)}: {lines[-1]}")
+    return done.stdout
+
+
+def experiments() -> list[tuple[str, str, str]]:
+    """Return the experiments that have a result: name, commit that it started from, its own commit."""
+    found = []
+    for line in command("git", "for-each-ref", "--format=%(refname) %(objectname)", "refs/exps").splitlines():
+        reference, revision = line.split()
+        if match := re.fullmatch(r"refs/exps/(\w{2})/(\w{38})/(.+)", reference):
+            found.append((match[3], match[1] + match[2], revision))
+    return found
+
+
+def check_up_to_date(target: str) -> None:
+    """Raise UserError where `dvc repro` would have something to do.
+
+    Files may be missing, but those that are there must be the ones in dvc.lock.
+    """
+    if "Data and pipelines are up to date." not in command(DVC, "repro", "--dry", "--allow-missing", target):
+        raise UserError("dvc.lock is not up to date: `dvc repro` first, and see `dvc status`")

@@ -1,0 +1,191 @@
+"""Queue a grid of experiments and run it until every one has a result.
+
+`dvc queue` alone may lose some: a worker can die, an experiment can fail in a race between workers
+(https://github.com/treeverse/dvc/issues/10673). Here workers are started until the queue is empty,
+and what failed is queued again.
+"""
+
+import argparse
+import ast
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from dvc.repo import Repo
+
+from detector.cores import usable_cores
+from detector.errors import UserError, run
+from stages.device import gpu_candidates
+from tools.shell import DVC, command, experiments
+
+RETRIES = 2
+POLL_SECONDS = 2.0
+START_SECONDS = 5.0  # until a worker that was started is seen for sure
+
+EXAMPLES = """examples:
+  python -m tools.sweep -S model=resnet18,vit_tiny -S seed=0,1,2
+  python -m tools.sweep --jobs 2 -S dataset=sample -S 'train.augment.translate=range(0,4)'
+"""
+
+
+def main() -> None:
+    arguments = parse()
+    # DVC starts its workers as `dvc`, and they the stages as `python`: those of this environment
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    if arguments.jobs > 1 and not gpu_candidates():
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(usable_cores()) // arguments.jobs)))
+    warn_of_untracked()
+    waiting = queue(arguments.set_param)
+    total = len(waiting)
+    print(f"queued {total} experiments: {' '.join(waiting)}", flush=True)
+    try:
+        failed = work_off(waiting, arguments.jobs)
+    except KeyboardInterrupt:
+        # the number of threads is part of a run: with another number it starts from the beginning
+        threads = f"OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']} " if "OMP_NUM_THREADS" in os.environ else ""
+        print(
+            "\nno longer waiting; the workers go on. See: dvc queue status, make compare. "
+            f"Go on later: {threads}dvc queue start --jobs {arguments.jobs}. Stop: dvc queue stop --kill",
+            file=sys.stderr,
+        )
+        sys.exit(128 + signal.SIGINT)
+    if failed:
+        logs = "; ".join(f"dvc queue logs {name}" for name in failed)
+        raise UserError(f"{len(failed)} of {total} experiments failed {RETRIES + 1} times. See: {logs}")
+    print("every experiment has its result", flush=True)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.sweep",
+        description="Queue a grid of experiments, run it, and retry what failed.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "-S",
+        "--set-param",
+        action="append",
+        required=True,
+        metavar="NAME=VALUE,...",
+        help="values of a parameter to try, as for `dvc exp run -S`; several make a grid",
+    )
+    parser.add_argument(
+        "-j",
+        "--jobs",
+        type=int,
+        default=max(1, len(gpu_candidates())),
+        help="experiments at a time (default: one for each GPU; one without: %(default)s here)",
+    )
+    arguments = parser.parse_args()
+    if arguments.jobs < 1:
+        parser.error("--jobs is 1 or more")
+    return arguments
+
+
+def warn_of_untracked() -> None:
+    """A queued run works on a copy of what git tracks, changes that are not committed included."""
+    listed = command("git", "ls-files", "--others", "--exclude-standard").splitlines()
+    if listed:
+        names = ", ".join(listed[:5]) + (f" and {len(listed) - 5} more" if len(listed) > 5 else "")
+        print(f"warning: queued runs will not see {names}: not in git (`git add` them)", flush=True)
+
+
+def queue(overrides: list[str]) -> dict[str, list[str]]:
+    """Queue one experiment for each combination of values. Return {name: its overrides}."""
+    options = [word for override in overrides for word in ("-S", override)]
+    printed = command(DVC, "exp", "run", "--queue", *options)
+    pattern = r"Queueing with overrides '(\{.*\})'\.\s+Queued experiment '([^']+)'"
+    return {
+        name: [f"{file}:{value}" for file, values in ast.literal_eval(found).items() for value in values]
+        for found, name in re.findall(pattern, printed)
+    }
+
+
+def work_off(waiting: dict[str, list[str]], jobs: int) -> list[str]:
+    """Wait for the experiments, start workers as needed, retry. Return the names without result."""
+    tries = dict.fromkeys(waiting, 1)
+    done: list[str] = []
+    failed: list[str] = []
+    workers: set[int] = set()
+    last_start = -START_SECONDS
+    said = ""
+    with Repo() as repo:
+        tasks = repo.experiments.celery_queue
+        while waiting:
+            # in this order an experiment is in one of them however it moves on in between
+            queued = {entry.name for entry in tasks.iter_queued()}
+            running = {entry.name for entry in tasks.iter_active()}
+            finished = {name for name, _, _ in experiments()}
+            workers = living(workers, Path(tasks.wdir))
+            starting = time.monotonic() - last_start < START_SECONDS
+
+            for name in [name for name in waiting if name not in queued | running]:
+                override = waiting.pop(name)
+                if name in finished:
+                    done.append(name)
+                elif tries[name] > RETRIES:
+                    failed.append(name)
+                    print(f"{name} failed again: given up", flush=True)
+                else:
+                    again = queue(override)
+                    tries |= dict.fromkeys(again, tries[name] + 1)
+                    waiting |= again
+                    print(f"{name} failed: queued again as {' '.join(again)}", flush=True)
+
+            if not workers and not starting:
+                for name in running & waiting.keys():  # their worker died and nobody will end them
+                    print(f"{name} has lost its worker", flush=True)
+                    command(DVC, "queue", "kill", "--force", name)
+            if queued and len(workers) < jobs and not starting:
+                start_workers(jobs)
+                last_start = time.monotonic()
+
+            active = len(running & waiting.keys())
+            now = f"{len(done)} done, {active} running, {len(waiting) - active} queued"
+            if now != said:
+                print(f"{time.strftime('%H:%M:%S')} {now}", flush=True)
+                said = now
+            if waiting:
+                time.sleep(POLL_SECONDS)
+    return failed
+
+
+def start_workers(jobs: int) -> None:
+    # a worker holds on to the pipes that it inherits: reading them would take until it ends
+    quiet = subprocess.DEVNULL
+    if subprocess.run([DVC, "queue", "start", "--jobs", str(jobs)], stdout=quiet, stderr=quiet).returncode:
+        raise UserError("`dvc queue start` failed: run it by hand to see why")
+
+
+def living(workers: set[int], folder: Path) -> set[int]:
+    """Return the process ids of the workers, those of `workers` and any new ones, that still live.
+
+    `dvc queue status` asks them, and busy ones answer too late: it then starts others of the same name, whose files
+    take the place of the first ones', so those must be remembered.
+    """
+    found = set(workers)
+    for path in folder.glob("dvc-exp-worker-*.json"):
+        worker = json.loads(path.read_text())
+        if worker["returncode"] is None:
+            found.add(worker["pid"])
+        else:  # the number may belong to a later process
+            found.discard(worker["pid"])
+    return {pid for pid in found if is_alive(pid)}
+
+
+def is_alive(pid: int) -> bool:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, 0)
+        return True
+    return False
+
+
+if __name__ == "__main__":
+    run(main)
