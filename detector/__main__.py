@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from detector.detector import Detector
 
 EXAMPLES = f"""examples:
-  dvc pull -r released models/resnet18          the released model, once
+  dvc pull models/resnet18                      the released model, once
   python -m detector photo.jpg
   python -m detector photo.jpg --model models/exported
   python -m detector photo.jpg --explain evidence.png
@@ -82,7 +82,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     if drawings:
-        write_drawings(Path(options.explain), drawings)
+        from detector.explain import stack_drawings
+
+        with atomic_write(options.explain) as new:
+            stack_drawings(drawings).save(new, "PNG")
     if not options.json and not options.csv:
         print(LIMIT, file=sys.stderr)
     if unread:
@@ -136,17 +139,6 @@ def explanation_rows(detector: "Detector", files: Sequence[str], drawings: "list
         else:
             drawings.append(explanation.drawing)
             yield prediction_row(file, explanation.prediction)
-
-
-def write_drawings(path: Path, drawings: "Sequence[Image.Image]") -> None:
-    """One below the other, in the order of the answers."""
-    from PIL import Image
-
-    sheet = Image.new("RGB", (drawings[0].width, sum(drawing.height for drawing in drawings)))
-    for number, drawing in enumerate(drawings):
-        sheet.paste(drawing, (0, number * drawing.height))
-    with atomic_write(path) as new:
-        sheet.save(new, "PNG")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ nothing but the network's scores, so it works for every network, without torch a
 beside it, marks parts that matter less: docs/research.md.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import product
 
 import numpy as np
@@ -104,6 +104,14 @@ def draw_explanation(pixels: np.ndarray, occlusion_map: np.ndarray, heading: str
     pen.text((SIDE + 2 * GAP + SIDE, top + 20), "for FAKE", INK, small, "ra")
     pen.text((GAP, top), "It shows where, not why, and is", MUTED, small)
     pen.text((GAP, top + 20), "no proof that the answer is right.", MUTED, small)
+    return sheet
+
+
+def stack_drawings(drawings: Sequence[Image.Image]) -> Image.Image:
+    """Put drawings of one width below each other."""
+    sheet = Image.new("RGB", (drawings[0].width, sum(drawing.height for drawing in drawings)))
+    for number, drawing in enumerate(drawings):
+        sheet.paste(drawing, (0, number * drawing.height))
     return sheet
 
 

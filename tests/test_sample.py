@@ -1,6 +1,8 @@
 """The embedded sample: nothing but the generator's traces may tell its two classes apart."""
 
 import io
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +11,17 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile, get_sampling
+from ruamel.yaml import YAML
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-SAMPLE = Path(__file__).parents[1] / "data" / "sample"
-FAKE, REAL = 0, 1
+from detector.labels import FAKE, REAL, is_answered, probability
+from stages.data import load_split
+from stages.model import load_model, predict_logits
+from tests.conftest import ROOT, Project
+
+SAMPLE = ROOT / "data" / "sample"
 PER_CLASS = {"train": 1200, "test": 300}
 
 Rows = dict[str, list[dict[str, Any]]]
@@ -103,3 +110,22 @@ def test_datasets_reads_images_and_class_names(tmp_path: Path) -> None:
     assert sample["test"].features["label"].names == ["FAKE", "REAL"]
     assert sample["test"][0]["image"].size == (32, 32)
     assert sample.num_rows == {name: 2 * count for name, count in PER_CLASS.items()}
+
+
+def test_what_make_demo_trains_is_right_on_more_than_90_percent_of_the_test_split(
+    project: Project, train_here: Callable[[], str]
+) -> None:
+    found = re.search(r"^DEMO \?= (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert found
+    for name, value in re.findall(r"-S (\S+?)=(\S+)", found[1]):
+        project.set(**{name.replace(".", "__"): YAML(typ="safe").load(value)})
+    train_here()
+    network, record = load_model(project.path / "models/trained")
+    assert record.stem == "residual"
+    test = load_split(project.path / "data/test.safetensors")
+    logits = predict_logits(network, test.images, record.mean, record.std, record.flip_tta_margin)
+    p_fake, is_fake = probability(logits, record.temperature), test.labels == FAKE
+    assert ((p_fake >= record.threshold) == is_fake).mean() > 0.9
+    answered = is_answered(p_fake, record.abstention_band)
+    assert answered.mean() > 0.8, "what is UNSURE shows nothing"
+    assert ((p_fake > 0.5) == is_fake)[answered].mean() > 0.9

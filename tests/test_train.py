@@ -157,7 +157,7 @@ def test_any_other_timm_network_is_one_more_entry(project: Project, train_here: 
         ({"model": "resnet81"}, "model is 'resnet81'; params.yaml has resnet18, vit_tiny, quick, small_resnet, tiny"),
         ({"models__tiny__timm": "tset_resnet"}, "did you mean test_resnet"),
         ({"models__tiny__args": {"no_such": 1}}, "no_such"),
-        ({"models__tiny__stem": "deep"}, "conv, conv2 or null"),
+        ({"models__tiny__stem": "deep"}, "conv, conv2, residual or null"),
         ({"models__tiny": {"timm": "test_resnet"}}, "lacks args, stem"),
         ({"models__tiny__optimizer": "adam"}, "sgd, adamw or muon"),
         ({"models__tiny__pretrained": "missing.safetensors"}, "missing.safetensors"),
@@ -257,6 +257,15 @@ def test_numbers_like_1e_3_are_numbers(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "params.yaml").write_text("rate: 1e-3\nname: on\n")
     monkeypatch.chdir(tmp_path)
     assert load_params() == {"rate": 0.001, "name": "on"}
+
+
+def test_the_residual_stem_does_not_depend_on_colour() -> None:
+    torch.manual_seed(0)
+    network = build({"timm": "test_resnet", "args": {}, "stem": "residual"}).eval()
+    x = torch.randn(4, 3, 32, 32)
+    colour = torch.randn(4, 3, 1, 1)
+    torch.testing.assert_close(network(x + colour), network(x), atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(network(x), network(x.roll(1, 0)), atol=1e-4)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5])
