@@ -5,7 +5,7 @@
     CIFAKE_SOURCE=cifake.zip python -m benchmarks.digests     # CIFAKE too: five minutes on two cores
 
 The digests are of numbers, never of their names: a renamed weight or metric changes none. Compare runs of one machine
-with the same threads. The released models must be there: `dvc pull -r released models/resnet18 models/vit_tiny`.
+with the same threads. The released models must be there: `dvc pull models/resnet18 models/vit_tiny`.
 """
 
 import argparse
@@ -163,7 +163,7 @@ def of_numbers(values: Any) -> str:
 def answers(model: Path) -> str:
     """P(FAKE), verdict and out-of-distribution flag for fifty pictures, and the occlusion maps of two."""
     if not model.is_dir():
-        raise UserError(f"{model.name} is not here: dvc pull -r released models/{model.name}")
+        raise UserError(f"{model.name} is not here: dvc pull models/{model.name}")
     rows = pq.read_table(ROOT / "data/sample/test.parquet")["image"].to_pylist()
     pictures: list[Any] = sorted((ROOT / "app/static/examples").glob("*.[jp][pn]g"))
     chosen = np.linspace(0, len(rows) - 1, PICTURES - len(pictures)).astype(int)

@@ -21,7 +21,7 @@ import numpy as np
 import onnxruntime
 from PIL import Image
 
-from detector.cores import usable_cores
+from detector.cores import thread_count
 from detector.errors import UserError
 from detector.explain import draw_explanation, occlusion_maps, percent
 from detector.labels import probability, verdict
@@ -88,7 +88,7 @@ class Detector:
             record.check_files(folder, "model.onnx", "model.safetensors")
         except FileNotFoundError:
             raise UserError(
-                f"no model.onnx, model.safetensors and model.json in {folder}: `dvc pull -r released models/resnet18` "
+                f"no model.onnx, model.safetensors and model.json in {folder}: `dvc pull models/resnet18` "
                 "fetches a released model, `dvc repro export` puts one's own into models/exported"
             ) from None
         try:
@@ -178,8 +178,7 @@ class Detector:
 def open_session(path: Path, threads: int | None = None) -> onnxruntime.InferenceSession:
     """Open a model.onnx. Raises ValueError where onnxruntime cannot read it."""
     options = onnxruntime.SessionOptions()
-    given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
-    options.intra_op_num_threads = threads or (int(given) if given.isdecimal() and int(given) else len(usable_cores()))
+    options.intra_op_num_threads = threads or thread_count()
     # threads that wait for the next batch would spin, and take the cores from whatever reads the pictures
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 4  # its errors are raised as well

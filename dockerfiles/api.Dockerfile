@@ -1,6 +1,6 @@
 # The HTTP service and the page, without torch. From the root of the repository:
 #
-#   dvc pull -r released models/resnet18
+#   dvc pull models/resnet18
 #   docker build -f dockerfiles/api.Dockerfile -t ai-art-detector .
 #   docker run --rm --read-only -p 127.0.0.1:8000:8000 ai-art-detector
 

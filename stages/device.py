@@ -18,7 +18,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from detector.cores import usable_cores
+from detector.cores import thread_count, usable_cores
 
 POLL_SECONDS = 0.5
 _held: list[int] = []  # open lock files
@@ -36,11 +36,9 @@ def claim() -> str | None:
     """
     gpus = gpu_candidates()
     if not gpus:
-        import torch
-
         usable = usable_cores()
         # torch's own choice leaves out hyperthreads, but work on hyperthreads slows this run too
-        wanted = min(len(usable), torch.get_num_threads()) if "OMP_NUM_THREADS" in os.environ else len(usable)
+        wanted = min(len(usable), thread_count())
         message = f"other runs have the processor: waiting for {wanted} of its cores; fewer with OMP_NUM_THREADS=1"
         _take({str(core): f"core-{core}.lock" for core in usable}, wanted, message)
         return None

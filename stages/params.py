@@ -38,7 +38,9 @@ def model_entry(params: dict[str, Any]) -> dict[str, Any]:
     """Return the entry of `models` that `model` names. Raises UserError where there is none, or a part is missing."""
     name, models = params["model"], params["models"]
     if name not in models:
-        raise UserError(f"model is {name!r}; params.yaml has {', '.join(models)}")
+        raise UserError(
+            f"model is {name!r}; params.yaml has {', '.join(models)}. `git checkout params.yaml` takes a wrong -S back"
+        )
     if missing := [key for key in MODEL_KEYS if key not in models[name]]:
         raise UserError(f"models.{name} in params.yaml lacks {', '.join(missing)}: see the other entries")
     return models[name]

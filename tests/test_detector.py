@@ -540,7 +540,7 @@ def test_standard_input_is_one_picture(
 
 
 def test_a_missing_model_is_told_with_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no model\.onnx.*dvc pull -r released models/resnet18.*dvc repro export"):
+    with pytest.raises(UserError, match=r"no model\.onnx.*dvc pull models/resnet18.*dvc repro export"):
         main(["photo.jpg", "--model", str(tmp_path)])
 
 

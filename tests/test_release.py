@@ -1,4 +1,4 @@
-"""`make release`, and what it promises: `dvc pull -r released models/<name>` on a fresh clone, without network or
+"""`make release`, and what it promises: `dvc pull models/<name>` on a fresh clone, without network or
 account."""
 
 import json
@@ -29,7 +29,7 @@ def test_a_released_model_comes_to_a_fresh_clone_with_one_command(here: Project,
     there = Project(tmp_path / "there")
     # a proxy that is not there: whoever asks the network fails
     there.env |= {"HTTPS_PROXY": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9"}
-    pulled = there.run("dvc", "pull", "-r", "released", "models/tiny", timeout=30)
+    pulled = there.run("dvc", "pull", "models/tiny", timeout=30)
     assert "ERROR" not in pulled.stderr
     files = sorted(path.name for path in (there.path / "models/tiny").iterdir())
     assert files == ["README.md", "model.json", "model.onnx", "model.safetensors"]
@@ -66,7 +66,7 @@ def test_only_the_newest_release_is_kept_and_git_has_the_earlier_ones(here: Proj
     here.run("git", "checkout", "-q", "tiny-v1")
     assert released() == first
     shutil.rmtree(here.path / "models/tiny")
-    here.run("dvc", "pull", "-r", "released", "models/tiny")
+    here.run("dvc", "pull", "models/tiny")
 
 
 def test_what_is_not_fit_to_be_released_is_refused(here: Project) -> None:

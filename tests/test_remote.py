@@ -73,6 +73,11 @@ class Server:
 
 
 def use(clone: Project, server: Server) -> None:
+    clone.run("dvc", "remote", "default", "--local", "gcs")
+    point_to(clone, server)
+
+
+def point_to(clone: Project, server: Server) -> None:
     clone.run("dvc", "remote", "modify", "--local", "gcs", "endpointurl", server.url)
     clone.run("dvc", "remote", "modify", "--local", "gcs", "allow_anonymous_login", "true")
 
@@ -162,8 +167,8 @@ def test_what_is_pushed_here_is_pulled_elsewhere(server: Server, tmp_path: Path)
 
 def test_your_own_bucket_takes_one_command(server: Server, tmp_path: Path) -> None:
     here = repository(tmp_path / "here", {"data/train.bin": 1000})
-    here.run("dvc", "remote", "modify", "gcs", "url", f"gs://{BUCKET}/some/other/path")
-    use(here, server)
+    here.run("dvc", "remote", "add", "--force", "--default", "gcs", f"gs://{BUCKET}/some/other/path")
+    point_to(here, server)
     here.run("dvc", "push")
     assert (server.objects / BUCKET / "some/other/path/files/md5").is_dir()
     assert not (server.objects / BUCKET / "dvc").exists()

@@ -1,11 +1,11 @@
-"""Release the work tree's model: `dvc pull -r released models/<name>` then brings it to every clone, with git alone.
+"""Release the work tree's model: `dvc pull models/<name>` then brings it to every clone, with git alone.
 
     make release MODEL=resnet18
 
 models/exported becomes models/<name>, which DVC tracks with a remote of its own: `released`, a folder of this
 repository. It holds the newest release of each model; earlier ones come with the commits and tags that have them. An
-experiment is released after `dvc exp apply NAME`. Without `-r released`, DVC would ask the default remote as well, and
-a clone without network would wait for it.
+experiment is released after `dvc exp apply NAME`. The repository has no default remote: DVC would ask it as well, and a
+clone without network would wait for it.
 """
 
 import argparse
