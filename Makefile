@@ -34,7 +34,7 @@ restore: .venv/.run-time ## Take back what an experiment left in the work tree: 
 publish: .venv/.run-time ## Write the record of a run into metrics/published: make publish EXP=NAME, or without EXP of the work tree
 	@.venv/bin/python -m tools.publish $(EXP)
 
-leaderboard: .venv/.run-time ## Write the table of published runs into README.md, from metrics/published
+leaderboard: .venv/.run-time ## Write README.md's table and docs/leaderboard.md from metrics/published
 	.venv/bin/python -m tools.leaderboard
 
 sweep: .venv/.run-time ## Queue a grid of experiments, run it, retry what failed: make sweep JOBS=2 GRID="-S model=resnet18,vit_tiny"

@@ -1,4 +1,4 @@
-"""Write the table of published runs into README.md, from the records in metrics/published.
+"""Write the tables of published runs into README.md and docs/leaderboard.md, from the records in metrics/published.
 
     make leaderboard
 
@@ -19,18 +19,25 @@ from detector.errors import UserError, run
 from detector.files import atomic_write
 from tools.record import PUBLISHED, RunRecord
 
-README = Path("README.md")
+README, PAGE = Path("README.md"), Path("docs/leaderboard.md")
 START, END = "<!-- leaderboard: written by `make leaderboard` -->", "<!-- end of leaderboard -->"
-COLUMNS = {  # metrics/test.json: heading
+SHORT = {"accuracy": "Test accuracy", "auroc": "AUROC", "corrupted_accuracy": "Corrupted"}  # README: heading
+LONG = {  # metrics/test.json: heading
     "accuracy": "Accuracy",
     "auroc": "AUROC",
+    "average_precision": "Average precision",
     "fake_recall": "FAKE recall",
     "real_recall": "REAL recall",
+    "tpr_at_1_fpr": "TPR at 1 % FPR",
     "ece": "ECE",
+    "coverage": "Coverage",
+    "selective_accuracy": "Selective accuracy",
     "accuracy_without_leaked": "Without leaked",
     "corrupted_accuracy": "Corrupted",
+    "rescaled_accuracy": "Rescaled",
 }
-HEADER = ["Model", *COLUMNS.values(), "Training", "Seeds", "Commit"]
+
+Table = list[list[str]]  # the first row is the header
 
 
 def main() -> None:
@@ -40,9 +47,11 @@ def main() -> None:
     if not start or not end:
         raise UserError(f"README.md has no place for the table: the lines {START} and {END}")
     runs = published_runs()
-    written = "\n\n".join([markdown(leaderboard(runs)), *comparisons(runs)])
-    with atomic_write(README) as new:
-        new.write_text(f"{before}{START}\n{written}\n{END}{after}")
+    groups = [list(group) for _, group in groupby(runs, key=lambda record: record.recipe)]
+    groups.sort(key=lambda group: -fmean(float(record.metrics.test["accuracy"]) for record in group))
+    with atomic_write(README) as new_readme, atomic_write(PAGE) as new_page:
+        new_readme.write_text(f"{before}{START}\n{markdown(short_table(groups))}\n{END}{after}")
+        new_page.write_text(page(groups, runs))
 
 
 def published_runs() -> list[RunRecord]:
@@ -53,41 +62,66 @@ def published_runs() -> list[RunRecord]:
     return sorted(runs, key=lambda record: (record.recipe, record.seed))
 
 
-def leaderboard(runs: list[RunRecord]) -> list[list[str]]:
-    """Return the header and a row for each recipe, the most accurate first."""
-    groups = [list(group) for _, group in groupby(runs, key=lambda record: record.recipe)]
-    groups.sort(key=lambda group: -fmean(float(record.metrics.test["accuracy"]) for record in group))
-    return [HEADER, *(row(group) for group in groups)]
+def short_table(groups: list[list[RunRecord]]) -> Table:
+    """Return the README's table, a row for each recipe."""
+    rows = [["Model", *SHORT.values(), "Parameters", "Training time"]]
+    for group in groups:
+        parameters = group[0].metrics.train["parameters"] / 1e6
+        minutes = sorted({round(record.metrics.train["seconds"] / 60) for record in group})
+        time = " to ".join(str(number) for number in dict.fromkeys((minutes[0], minutes[-1])))
+        rows.append(
+            [group[0].model, *(mean(group, name) for name in SHORT), f"{parameters:.1f} million", f"{time} min"]
+        )
+    return rows
 
 
-def markdown(rows: list[list[str]]) -> str:
+def page(groups: list[list[RunRecord]], runs: list[RunRecord]) -> str:
+    """Return docs/leaderboard.md: all metrics of each recipe, each run, and all pairs compared."""
+    metrics = [["", *(group[0].model for group in groups)]]
+    metrics += [[heading, *(mean(group, name) for group in groups)] for name, heading in LONG.items()]
+    rows = [["Model", "Seed", "Accuracy", "Minutes", "Machine", "Versions", "Commit"]]
+    for record in (record for group in groups for record in group):
+        rows.append(
+            [
+                record.model,
+                str(record.seed),
+                f"{100 * float(record.metrics.test['accuracy']):.3f} %",
+                f"{record.metrics.train['seconds'] / 60:.0f}",
+                f"{record.machine}, {record.metrics.train['precision']}",
+                ", ".join(f"{name} {version}" for name, version in record.versions.items()),
+                f"`{record.commit[:7]}`",
+            ]
+        )
+    parts = [
+        "# Leaderboard",
+        "`make leaderboard` writes this page from the records of published runs, `metrics/published/`. "
+        "[Every metric is explained](reference/metrics.md). ±: standard deviation over the seeds.",
+        "## Metrics on the test split",
+        markdown(metrics),
+        "## Runs",
+        markdown(rows),
+        *comparisons(runs),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def markdown(rows: Table) -> str:
     header, *others = rows
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [header, ["---"] * len(header), *others])
 
 
-def row(group: list[RunRecord]) -> list[str]:
-    def number(name: str) -> str:
-        if any(name not in record.metrics.test for record in group):
-            return "-"  # published before it was measured
-        scale, unit, digits = (1, "", 4) if name == "auroc" else (100, " %", 2)
-        values = [scale * float(record.metrics.test[name]) for record in group]
-        spread = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
-        return f"{fmean(values):.{digits}f}{spread}{unit}"
-
-    seconds: dict[str, list[float]] = {}
-    for record in group:
-        seconds.setdefault(record.machine, []).append(record.metrics.train["seconds"])
-    return [
-        group[0].model,
-        *(number(name) for name in COLUMNS),
-        "; ".join(f"{fmean(times) / 60:.0f} min, {machine}" for machine, times in seconds.items()),
-        ", ".join(str(record.seed) for record in group),
-        ", ".join(f"`{record.commit[:7]}`" for record in group),
-    ]
+def mean(group: list[RunRecord], name: str) -> str:
+    """Return the mean of a metric of the test split over runs, and its standard deviation where there are several."""
+    if any(name not in record.metrics.test for record in group):
+        return "-"  # published before it was measured
+    scale, unit, digits = (1, "", 4) if name in ("auroc", "average_precision") else (100, " %", 2)
+    values = [scale * float(record.metrics.test[name]) for record in group]
+    spread = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{fmean(values):.{digits}f}{spread}{unit}"
 
 
 def comparisons(runs: list[RunRecord]) -> list[str]:
-    """Return a table with a row for each two recipes and a column for each seed, from their mistakes."""
+    """Return a section with a row for each two recipes and a column for each seed, from their mistakes."""
     recipes = {record.recipe: record.model for record in runs}
     wrong = {(record.recipe, record.seed): set(record.mistakes) for record in runs}
     pairs = list(combinations(sorted(recipes, key=lambda recipe: (recipes[recipe], recipe)), 2))
@@ -95,12 +129,16 @@ def comparisons(runs: list[RunRecord]) -> list[str]:
     seeds = sorted(seed for seed, count in counts.items() if count > 1)
     if not seeds:
         return []
-    rows = [["Images only one gets right", *(f"Seed {seed}" for seed in seeds)]]
+    rows = [["Pair", *(f"Seed {seed}" for seed in seeds)]]
     for first, second in pairs:
         both = [seed for seed in seeds if {(first, seed), (second, seed)} <= wrong.keys()]
         cells = [mcnemar(wrong[first, seed], wrong[second, seed]) if seed in both else "-" for seed in seeds]
         rows.append([f"{recipes[first]} : {recipes[second]}", *cells])
-    return ["McNemar's exact test, image by image:", markdown(rows)]
+    text = (
+        "How many images only the first of two detectors gets right, how many only the second, and the p-value of "
+        "McNemar's exact test."
+    )
+    return ["## Image by image", text, markdown(rows)]
 
 
 def mcnemar(first_wrong: set[int], second_wrong: set[int]) -> str:
