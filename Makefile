@@ -12,7 +12,7 @@ COMPARE = .venv/bin/dvc exp show --md --only-changed --sort-by accuracy --sort-o
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo compare restore publish leaderboard sweep release serve test test-all lint lock docs format hooks clean
+.PHONY: help ask demo compare restore publish leaderboard sweep release serve test test-all lint lock docs format hooks clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -43,7 +43,12 @@ sweep: .venv/.run-time ## Queue a grid of experiments, run it, retry what failed
 release: .venv/.run-time ## Release the work tree's model to every clone: make release MODEL=resnet18
 	@.venv/bin/python -m tools.release $(MODEL)
 
-serve: .venv/.run-time ## Answer over HTTP and on a web page, with models/resnet18: make serve PORT=8000
+ask: .venv/.ask ## Ask the released model about pictures, without torch and DVC: make ask PICTURES="photo.jpg folder"
+	@.venv/bin/python -m tools.unpack
+	@.venv/bin/python -m detector $(or $(PICTURES),$(error say which: make ask PICTURES=photo.jpg))
+
+serve: .venv/.ask ## Answer over HTTP and on a web page, with models/resnet18: make serve PORT=8000
+	@.venv/bin/python -m tools.unpack
 	@$(if $(PORT),SERVE_PORT=$(PORT)) .venv/bin/python -m app
 
 test: .venv/.dev ## Run the fast tests
@@ -79,12 +84,19 @@ clean: ## Remove .venv, caches, rendered plots and pages; data, models and exper
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache dvc_plots site
 	find . -name __pycache__ -not -path './.dvc/*' -prune -exec rm -rf {} +
 
-.venv/.run-time: requirements.txt requirements-api.txt
+.venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "error: $(PYTHON) is not Python 3.11 or newer: name one that is, as in 'make PYTHON=python3.12'" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(INSTALL) -r requirements.txt
+
+# What asking takes: 225 MB instead of several gigabytes.
+.venv/.ask: requirements-api.txt | .venv/bin/python
+	$(INSTALL) -r requirements-api.txt
 	@touch $@
+
+.venv/.run-time: requirements.txt requirements-api.txt | .venv/bin/python
+	$(INSTALL) -r requirements.txt
+	@touch $@ .venv/.ask
 
 .venv/.dev: requirements-dev.txt .venv/.run-time
 	$(INSTALL) -r requirements-dev.txt

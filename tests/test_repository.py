@@ -11,6 +11,7 @@ import pytest
 from matplotlib.image import imread
 
 from app.schemas import PHOTOGRAPH
+from detector.limit import LIMIT
 from tests.conftest import BIN, ROOT, Project
 
 MAKEFILE = (ROOT / "Makefile").read_text()
@@ -174,3 +175,31 @@ def test_make_restore_takes_back_what_an_experiment_left(pipeline: Path, tmp_pat
     assert project.run("git", "status", "--short", "--untracked-files=no").stdout == ""
     assert "up to date" in project.run("dvc", "status").stdout
     assert project.weights() == Project(pipeline).weights()
+
+
+def test_make_ask_answers_about_a_picture_without_dvc(clone: Project) -> None:
+    (clone.path / ".venv").symlink_to(BIN.parent)
+    ask = ("make", "--no-print-directory", "-o", ".venv/.ask", "ask")  # -o: what is installed counts as new
+    clone.env["PATH"] = "/usr/bin:/bin"  # no dvc
+    said = clone.run(*ask, "PICTURES=app/static/examples/ship.png app/static/examples/cat.jpg")
+    assert [line.split()[:2] for line in said.stdout.splitlines()[-2:]] == [
+        ["app/static/examples/ship.png", "FAKE"],
+        ["app/static/examples/cat.jpg", "REAL"],
+    ]
+    assert LIMIT in said.stderr
+    assert "say which: make ask PICTURES=photo.jpg" in clone.run(*ask, ok=False).stderr
+
+    pulled = clone.run(str(BIN / "dvc"), "pull", "models/resnet18", "models/vit_tiny").stdout
+    assert "added" not in pulled, "DVC brings other files"
+    assert "modified" not in pulled, "DVC brings other files"
+    assert clone.run("git", "status", "--short", "--untracked-files=no").stdout == ""
+
+    shutil.rmtree(clone.path / "models/vit_tiny")
+    (digest,) = re.findall(r"md5: (\w+)\.dir", (clone.path / "models/vit_tiny.dvc").read_text())
+    (clone.path / "released/files/md5" / digest[:2] / f"{digest[2:]}.dir").unlink()
+    assert "is missing: `git checkout released` brings it back" in clone.run(*ask, "PICTURES=x.png", ok=False).stderr
+    assert not (clone.path / "models/vit_tiny").exists()
+
+
+def test_the_readme_is_no_second_copy_of_the_how_tos() -> None:
+    assert len((ROOT / "README.md").read_text().split()) <= 900
