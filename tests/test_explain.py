@@ -1,4 +1,4 @@
-"""Explanations: they point to what a detector looked at, and a person can read them."""
+"""Explanations: they point to what a detector decides by, and a person can read them."""
 
 import numpy as np
 import pytest

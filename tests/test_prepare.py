@@ -508,8 +508,8 @@ def test_broken_pictures_are_refused_in_words() -> None:
         with pytest.raises(UserError, match="picture"):
             decode(data)
     said = []
-    for turn in range(400):  # whatever the damage: pixels or one line, never another error
-        broken = bytearray(wholes[turn % 4])
+    for number in range(400):  # whatever is broken: pixels or one line, never another error
+        broken = bytearray(wholes[number % 4])
         for place in rng.integers(0, len(broken), 3):
             broken[place] = rng.integers(256)
         try:

@@ -26,7 +26,7 @@ from tools.shell import DVC, command, experiments
 
 RETRIES = 2
 POLL_SECONDS = 2.0
-START_SECONDS = 5.0  # until a worker that was started is seen for sure
+START_SECONDS = 5.0  # until a worker that was started must be seen
 
 EXAMPLES = """examples:
   python -m tools.sweep -S model=resnet18,vit_tiny -S seed=0,1,2
