@@ -72,6 +72,14 @@ class Project:
     def tool(self, name: str, *arguments: str, ok: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
         return self.run(sys.executable, "-m", f"tools.{name}", *arguments, ok=ok, **options)
 
+    def leave_out(self, file: str, *names: str) -> None:
+        """Remove stages from dvc.yaml or dvc.lock: they would only take time."""
+        yaml = YAML()
+        content = yaml.load(self.path / file)
+        for name in names:
+            del content["stages"][name]
+        yaml.dump(content, self.path / file)
+
     def start(self, *command: str) -> "subprocess.Popen[str]":
         """Start a command in the folder and go on."""
         pipe = subprocess.PIPE
@@ -191,6 +199,12 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def project(prepared: Path, tmp_path: Path) -> Project:
     shutil.copytree(prepared, tmp_path / "project")
     return Project(tmp_path / "project")
+
+
+@pytest.fixture
+def here(pipeline: Path, tmp_path: Path) -> Project:
+    """A copy of the repository in which `dvc repro` has run, to change."""
+    return Project(shutil.copytree(pipeline, tmp_path / "here"))
 
 
 @pytest.fixture

@@ -3,20 +3,12 @@
 import csv
 import json
 import shutil
-from pathlib import Path
 from typing import Any
-
-import pytest
 
 from tests.conftest import ROOT, Project, the_error
 from tools.leaderboard import END, START
 
 RECORD = "metrics/published/tiny-seed0.json"
-
-
-@pytest.fixture
-def here(pipeline: Path, tmp_path: Path) -> Project:
-    return Project(shutil.copytree(pipeline, tmp_path / "here"))
 
 
 def record(project: Project, name: str = RECORD) -> dict[str, Any]:

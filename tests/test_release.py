@@ -13,12 +13,6 @@ from PIL import Image
 from tests.conftest import Project, the_error
 
 
-@pytest.fixture
-def here(pipeline: Path, tmp_path: Path) -> Project:
-    """A repository in which `dvc repro` has run, on the sample in the place of CIFAKE, and is committed."""
-    return Project(shutil.copytree(pipeline, tmp_path / "here"))
-
-
 def test_a_released_model_comes_to_a_fresh_clone_with_one_command(here: Project, tmp_path: Path) -> None:
     assert "git commit" in here.tool("release", "tiny").stdout
     here.commit("release")

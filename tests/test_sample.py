@@ -1,6 +1,7 @@
 """The embedded sample: nothing but the generator's traces may tell its two classes apart."""
 
 import io
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,7 @@ from sklearn.preprocessing import StandardScaler
 from detector.labels import FAKE, REAL, is_answered, probability
 from stages.data import load_split
 from stages.model import load_model, predict_logits
-from tests.conftest import ROOT, Project
+from tests.conftest import ROOT, Project, the_error
 
 SAMPLE = ROOT / "data" / "sample"
 PER_CLASS = {"train": 1200, "test": 300}
@@ -129,3 +130,16 @@ def test_what_make_demo_trains_is_right_on_more_than_90_percent_of_the_test_spli
     answered = is_answered(p_fake, record.abstention_band)
     assert answered.mean() > 0.8, "what is UNSURE shows nothing"
     assert ((p_fake > 0.5) == is_fake)[answered].mean() > 0.9
+
+
+def test_the_demo_ends_with_its_accuracy_in_words_and_three_answers_as_a_picture(here: Project) -> None:
+    here.run("dvc", "exp", "save", "--name", "demo")
+    said = here.tool("demo").stdout
+    right = round(600 * json.loads((here.path / "metrics/test.json").read_text())["accuracy"])
+    assert f"is right on {right} of 600 test images" in said
+    assert "dvc_plots/demo.png" in said
+    with Image.open(here.path / "dvc_plots/demo.png") as sheet:
+        assert sheet.height > 1.5 * sheet.width  # three, one below the other
+        assert np.asarray(sheet).std() > 30
+    here.run("git", "commit", "-q", "--allow-empty", "-m", "later")
+    assert "this commit has no experiment demo: `make demo` runs one" in the_error(here.tool("demo", ok=False))

@@ -1,7 +1,6 @@
 """Show what `make demo` has trained: its accuracy in words, three answers with their evidence, what to type next."""
 
 import argparse
-import io
 import json
 import tempfile
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from detector.errors import UserError, run
 from detector.explain import draw_explanation, percent, stack_drawings
 from detector.files import atomic_write
 from detector.labels import CLASSES, FAKE, REAL
-from tools.shell import experiments
+from tools.shell import command, experiments
 
 PICTURES = Path("data/sample/test.parquet")
 NEXT = """Next:
@@ -32,9 +31,10 @@ def main() -> None:
     parser.add_argument("experiment", nargs="?", default="demo", help="default: %(default)s")
     parser.add_argument("--sheet", type=Path, default=Path("dvc_plots/demo.png"), help="default: %(default)s")
     options = parser.parse_args()
-    revisions = [revision for name, _, revision in experiments() if name == options.experiment]
+    wanted = (options.experiment, command("git", "rev-parse", "HEAD").strip())  # earlier commits may have one as well
+    revisions = [revision for name, start, revision in experiments() if (name, start) == wanted]
     if not revisions:
-        raise UserError(f"there is no experiment {options.experiment}: `make demo` runs one")
+        raise UserError(f"this commit has no experiment {options.experiment}: `make demo` runs one")
     files = DVCFileSystem(rev=revisions[0])
     test = json.loads(files.read_text("metrics/test.json"))
     counts = json.loads(files.read_text("metrics/prepare.json"))
@@ -48,9 +48,9 @@ def main() -> None:
             "are right; for the others it says UNSURE."
         )
     with tempfile.TemporaryDirectory() as folder:
-        files.get("models/exported", folder, recursive=True)
-        detector = Detector.load(Path(folder, "exported") if Path(folder, "exported").exists() else folder)
-        sheet = stack_drawings(list(drawings(detector)))
+        model = Path(folder, "model")
+        files.get("models/exported", str(model), recursive=True)
+        sheet = stack_drawings(list(drawings(Detector.load(model))))
     with atomic_write(options.sheet) as new:
         sheet.save(new, "PNG")
     print(f"Three of its answers, with the evidence for them: {options.sheet}")
@@ -66,10 +66,9 @@ def drawings(detector: Detector) -> Iterator[Image.Image]:
     missed = (i for i, one in enumerate(predictions) if one.verdict != names[i])
     first = (next(i for i, row in enumerate(rows) if row["label"] == label) for label in (FAKE, REAL))
     for i in islice(chain(first, missed), 3):
-        one, file = predictions[i], io.BytesIO(rows[i]["image"]["bytes"])
-        heading = f"a {names[i]} image: {one.verdict}, P(FAKE) {percent(one.p_fake)}"
-        preprocessed = detector.preprocess(file)
-        yield draw_explanation(preprocessed.pixels, detector.explain(preprocessed.pixels).occlusion_map, heading)
+        heading = f"a {names[i]} image: {predictions[i].verdict}, P(FAKE) {percent(predictions[i].p_fake)}"
+        pixels = detector.preprocess(rows[i]["image"]["bytes"]).pixels
+        yield draw_explanation(pixels, detector.explain(pixels).occlusion_map, heading)
 
 
 if __name__ == "__main__":
