@@ -119,12 +119,11 @@ def stage_run(project: Path, name: str) -> None:
 
 
 def environment() -> dict[str, str]:
-    """A relative CIFAKE_SOURCE means this repository."""
-    return {**os.environ, "DVC_ROOT": ".", "PYTHONUNBUFFERED": "1"} | (
-        {"CIFAKE_SOURCE": str(Path(os.environ["CIFAKE_SOURCE"]).expanduser().resolve())}
-        if "CIFAKE_SOURCE" in os.environ
-        else {}
-    )
+    """Of the stages, which run in another folder than the one that a relative CIFAKE_SOURCE means."""
+    variables = {**os.environ, "DVC_ROOT": ".", "PYTHONUNBUFFERED": "1"}
+    if source := os.environ.get("CIFAKE_SOURCE"):
+        variables["CIFAKE_SOURCE"] = str(Path(source).expanduser().resolve())
+    return variables
 
 
 def shorten(source: Path, target: Path, images: int) -> None:

@@ -21,10 +21,11 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     old = path.with_name(f".{path.name}.{os.getpid()}.old")
     try:
         yield new
+        mode = 0o666 & ~umask()
         for file in [new] if new.is_file() else new.rglob("*"):
             if file.is_file():
                 with contextlib.suppress(PermissionError):  # some file systems have no modes
-                    file.chmod(0o666 & ~umask())
+                    file.chmod(mode)
         if path.is_dir():  # a folder cannot be renamed over a folder that is not empty
             path.rename(old)
         new.rename(path)

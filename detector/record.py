@@ -24,6 +24,14 @@ class Strict(BaseModel):
 
     model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False, extra="ignore")
 
+    @classmethod
+    def make(cls, **fields: Any) -> Self:
+        """Make a record. Raises UserError where a field is not valid."""
+        try:
+            return cls(**fields)
+        except ValidationError as error:
+            raise UserError(f"the record would not be valid: {reason(error)}") from None
+
 
 class Validation(Strict):
     """What the best epoch is worth on the validation split, before temperature and threshold."""
@@ -67,14 +75,6 @@ class ModelRecord(Strict):
         if low > high:
             raise ValueError(f"abstention_band: its lower end {low} is above its upper end {high}")
         return self
-
-    @classmethod
-    def make(cls, **fields: Any) -> Self:
-        """Make a record. Raises UserError where a field is not valid."""
-        try:
-            return cls(**fields)
-        except ValidationError as error:
-            raise UserError(f"{FILE} would not be valid: {reason(error)}") from None
 
     @classmethod
     def read(cls, folder: Path) -> Self:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ruamel.yaml import YAML
 
 from tests.conftest import TINY, Project, the_error
 
@@ -105,7 +104,9 @@ def test_a_queued_run_that_was_killed_resumes_when_it_is_queued_again(
     pipeline: Path, tmp_path: Path, undisturbed: str
 ) -> None:
     project = Project(shutil.copytree(pipeline, tmp_path / "project"))
-    forget_the_training(project)
+    project.leave_out("dvc.yaml", "evaluate", "export")
+    project.leave_out("dvc.lock", "train", "evaluate", "export")  # as if only `prepare` had run
+    project.commit("only prepared")
     sweep = project.start(sys.executable, "-m", "tools.sweep", "-S", "seed=0")
     wait_for_checkpoint(project, sweep)
     kill_training(project)
@@ -116,21 +117,6 @@ def test_a_queued_run_that_was_killed_resumes_when_it_is_queued_again(
     assert "resuming after epoch" in project.run("dvc", "queue", "logs", again).stdout
     project.run("dvc", "exp", "apply", again)
     assert project.weights() == undisturbed
-
-
-def forget_the_training(project: Project) -> None:
-    """As if only `prepare` had run; what follows the training is left out, since it would only take time."""
-    yaml = YAML()
-    for name in ("dvc.yaml", "dvc.lock"):
-        content = yaml.load(project.path / name)
-        stages = content["stages"]
-        left_out = ("evaluate", "export") if name == "dvc.yaml" else ("train", "evaluate", "export")
-        for stage in left_out:
-            del stages[stage]
-        content.pop("plots", None)
-        content.pop("artifacts", None)
-        yaml.dump(content, project.path / name)
-    project.commit("only prepared")
 
 
 def kill_training(project: Project) -> None:

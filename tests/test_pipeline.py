@@ -42,7 +42,8 @@ def test_an_experiment_stands_beside_the_committed_run(pipeline: Path, tmp_path:
     project = Project(shutil.copytree(pipeline, tmp_path / "project"))
     vit = {"timm": "test_vit", "args": {"img_size": 32, "patch_size": 8}, "stem": None, "epochs": 1}
     project.set(models__another=TINY | vit)
-    leave_out_the_export(project)
+    for file in ("dvc.yaml", "dvc.lock"):
+        project.leave_out(file, "export")
     project.commit("another model")
 
     # it leaves the work tree as it is
@@ -65,15 +66,6 @@ def test_an_experiment_stands_beside_the_committed_run(pipeline: Path, tmp_path:
     # a misspelt model names the ones there are
     failed = project.run("dvc", "exp", "run", "--temp", "-S", "model=anohter", ok=False)
     assert "resnet18, vit_tiny, quick, small_resnet, tiny, another" in failed.stdout + failed.stderr
-
-
-def leave_out_the_export(project: Project) -> None:
-    """It would only take time here."""
-    yaml = YAML()
-    for name in ("dvc.yaml", "dvc.lock"):
-        content = yaml.load(project.path / name)
-        del content["stages"]["export"]
-        yaml.dump(content, project.path / name)
 
 
 @pytest.mark.parametrize("stage", STAGES)

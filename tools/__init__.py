@@ -1,1 +1,1 @@
-"""Programs that people run on top of the pipeline: sweep, publish, leaderboard, release. No stage imports them."""
+"""Programs on top of the pipeline: demo, sweep, publish, leaderboard, release, unpack. No stage imports them."""

@@ -78,12 +78,12 @@ def make_record(read: Callable[[str], str], commit: str) -> RunRecord:
     if missing := [name for name in VERSIONS if name not in metrics["train"]]:
         raise UserError(f"metrics/train.json lacks {', '.join(missing)}: an earlier version of the code wrote it")
     mistakes = csv.DictReader(read("plots/test/mistakes.csv").splitlines())
-    return RunRecord(
+    return RunRecord.make(
         commit=commit,
         machine=metrics["train"]["device"],
         versions={name: metrics["train"][name] for name in VERSIONS},
         params=params,
-        metrics=AllMetrics(**metrics),
+        metrics=metrics,
         mistakes=[int(row["index"]) for row in mistakes],
     )
 

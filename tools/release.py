@@ -19,9 +19,10 @@ from detector.errors import UserError, run
 from detector.files import atomic_write
 from detector.record import ExportedRecord
 from tools.shell import DVC, check_up_to_date, command
+from tools.unpack import STORE, stored
 
 EXPORTED = Path("models/exported")
-REMOTE, STORE = "released", Path("released/files/md5")
+REMOTE = "released"
 
 
 def main() -> None:
@@ -69,8 +70,7 @@ def remove_unneeded() -> None:
     needed = set()
     for tracker in Path("models").glob("*.dvc"):
         digest = YAML(typ="safe").load(tracker)["outs"][0]["md5"]
-        listing = STORE / digest[:2] / digest[2:]
-        needed |= {digest, *(entry["md5"] for entry in json.loads(listing.read_text()))}
+        needed |= {digest, *(entry["md5"] for entry in json.loads(stored(digest).read_text()))}
     for file in STORE.rglob("*"):
         if file.is_file() and file.parent.name + file.name not in needed:
             file.unlink()

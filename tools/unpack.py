@@ -42,6 +42,7 @@ def unpack(tracker: Path) -> None:
 
 
 def stored(digest: str) -> Path:
+    """Return the file with this MD5. Raises UserError where it is missing."""
     path = STORE / digest[:2] / digest[2:]
     if not path.is_file():
         raise UserError(f"{path} is missing: `git checkout released` brings it back")
