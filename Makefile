@@ -1,7 +1,8 @@
 # The commands people type. Everything runs in .venv, which the first target that needs it makes.
 
 PYTHON ?= python3
-INSTALL ?= .venv/bin/python -m pip install --disable-pip-version-check
+# The locks name everything that is needed, so nothing else is looked for.
+INSTALL = .venv/bin/python -m pip install --disable-pip-version-check --no-deps
 # A network that learns the small sample in a minute, and what its 240 validation images can prove.
 DEMO ?= -S dataset=sample -S model=small_resnet -S train.selective_accuracy=0.9 -S evaluate.explained=100
 # The metrics that matter, and every parameter in which experiments differ.
@@ -12,12 +13,12 @@ COMPARE = .venv/bin/dvc exp show --md --only-changed --sort-by accuracy --sort-o
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help ask demo compare restore publish leaderboard sweep release serve test test-all lint lock docs format hooks clean
+.PHONY: help ask demo compare restore publish leaderboard sweep release serve test test-all lint requirements lock docs format hooks clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
-demo: .venv/.run-time ## Run the whole pipeline on the sample, in two minutes; the work tree stays as it is
+demo: .venv/.run-time ## Run the whole pipeline on the sample, in two minutes once installed; the work tree stays as it is
 	.venv/bin/dvc exp run --temp --force --name demo $(DEMO)
 	@echo "Plots of the demo beside those of the published run:"
 	@.venv/bin/dvc plots diff workspace demo --out dvc_plots
@@ -63,6 +64,9 @@ lint: .venv/.dev ## Check style and types
 	.venv/bin/mypy
 	.venv/bin/hadolint dockerfiles/*.Dockerfile
 
+requirements: .venv/.dev ## Write the locks, requirements*.txt, from requirements*.in; make requirements CHECK=1 only compares
+	@.venv/bin/python -m tools.lock $(if $(CHECK),--check)
+
 lock: .venv/.run-time ## Check that dvc.lock belongs to the committed code, parameters and data
 	@status=$$(.venv/bin/dvc repro --dry --allow-missing 2>&1); echo "$$status"; case "$$status" in \
 		*"Data and pipelines are up to date."*) ;; \
@@ -85,17 +89,21 @@ clean: ## Remove .venv, caches, rendered plots and pages; data, models and exper
 	find . -name __pycache__ -not -path './.dvc/*' -prune -exec rm -rf {} +
 
 .venv/bin/python:
+	@command -v $(PYTHON) > /dev/null || \
+		{ echo "error: there is no $(PYTHON): install Python 3.11, 3.12 or 3.13, or name one, as in 'make PYTHON=python3.12'" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "error: $(PYTHON) is not Python 3.11 or newer: name one that is, as in 'make PYTHON=python3.12'" >&2; exit 1; }
+		{ echo "error: $(PYTHON) is older than Python 3.11: name a newer one, as in 'make PYTHON=python3.12'" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 
-# What asking takes: 225 MB instead of several gigabytes.
 .venv/.ask: requirements-api.txt | .venv/bin/python
+	@echo "Installing what asking takes into .venv: 55 MB to download, 225 MB on disk"
 	$(INSTALL) -r requirements-api.txt
 	@touch $@
 
-.venv/.run-time: requirements.txt requirements-api.txt | .venv/bin/python
+.venv/.run-time: requirements.txt requirements-torch.txt | .venv/bin/python
+	@echo "Installing what the pipeline runs on into .venv: 230 MB to download, 1.1 GB on disk, and PyTorch"
 	$(INSTALL) -r requirements.txt
+	.venv/bin/python -m tools.install_torch
 	@touch $@ .venv/.ask
 
 .venv/.dev: requirements-dev.txt .venv/.run-time

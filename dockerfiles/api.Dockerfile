@@ -8,7 +8,7 @@ FROM python:3.13-slim
 
 WORKDIR /srv
 COPY requirements-api.txt .
-RUN pip install --no-cache-dir -r requirements-api.txt
+RUN pip install --no-cache-dir --no-deps -r requirements-api.txt
 COPY detector detector
 COPY app app
 COPY models/resnet18 models/resnet18

@@ -7,15 +7,15 @@
 # With CIFAKE: -v ~/Downloads/cifake.zip:/cifake.zip:ro -e CIFAKE_SOURCE=/cifake.zip. Without --gpus it runs on the CPU.
 # Another command than `dvc repro` follows the image's name, as in: ... ai-art-detector-train dvc exp run -S model=vit_tiny
 
-# torch's wheels bring CUDA along, the driver is the host's
+# PyTorch comes with CUDA, the driver is the host's
 FROM python:3.13-slim
 
 # the mounted repository is another user's than git in the container expects
 # hadolint ignore=DL3008
 RUN apt-get update && apt-get install -y --no-install-recommends git make && rm -rf /var/lib/apt/lists/* \
     && git config --system --add safe.directory /work
-COPY requirements.txt requirements-api.txt /
-RUN pip install --no-cache-dir -r /requirements.txt
+COPY requirements.txt requirements-torch.txt /
+RUN pip install --no-cache-dir --no-deps -r /requirements.txt && pip install --no-cache-dir --no-deps -r /requirements-torch.txt
 
 WORKDIR /work
 ENV HOME=/tmp NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility

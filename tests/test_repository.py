@@ -29,15 +29,6 @@ def test_make_lists_every_target_with_one_line() -> None:
     assert len(said.splitlines()) == len(TARGETS)
 
 
-def test_make_says_which_python_it_needs(tmp_path: Path) -> None:
-    for name in ("Makefile", "requirements.txt", "requirements-api.txt", "requirements-dev.txt"):
-        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
-    result = subprocess.run(["make", "test", "PYTHON=false"], cwd=tmp_path, capture_output=True, text=True)
-    assert result.returncode != 0
-    assert "error: false is not Python 3.11 or newer" in result.stderr
-    assert not (tmp_path / ".venv").exists()
-
-
 @pytest.mark.parametrize(
     "document", ["README.md", "docs/remote.md", "docs/how-to/serve.md", ".ci/run", ".github/workflows/tests.yml"]
 )
@@ -45,17 +36,6 @@ def test_every_make_target_that_is_mentioned_exists(document: str) -> None:
     # in code only: in prose, people make up their minds
     mentioned = set(re.findall(r"(?:^|[`:] *|run: )make ([a-z-]+)", (ROOT / document).read_text(), re.MULTILINE))
     assert mentioned <= TARGETS
-
-
-INCLUDED = {"requirements-api.txt": [], "requirements.txt": ["-r requirements-api.txt"]}
-INCLUDED["requirements-dev.txt"] = ["-r requirements.txt"]
-
-
-@pytest.mark.parametrize("name", INCLUDED)
-def test_requirements_are_pinned_and_name_no_host(name: str) -> None:
-    lines = [line.split("#")[0].strip() for line in (ROOT / name).read_text().splitlines()]
-    loose = [line for line in lines if line and not re.fullmatch(r"[\w.-]+(\[[\w,-]+\])?==[\w.]+", line)]
-    assert loose == INCLUDED[name]
 
 
 def test_dvc_task_is_one_whose_workers_do_not_stop_each_other() -> None:

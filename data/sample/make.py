@@ -1,6 +1,6 @@
 """Make the embedded sample: REAL crops of free photographs, FAKE images of a small generator.
 
-    pip install -r requirements-dev.txt
+    make .venv/.dev && source .venv/bin/activate
     pip download scipy==1.10.1 --no-deps --python-version 3.11 --only-binary :all: -d /tmp/scipy
     python data/sample/make.py /tmp/scipy/scipy-1.10.1-*.whl
 
