@@ -39,7 +39,7 @@ def test_every_make_target_that_is_mentioned_exists(document: str) -> None:
 
 
 def test_dvc_task_is_one_whose_workers_do_not_stop_each_other() -> None:
-    found = re.search(r"^dvc-task==(\d+)\.(\d+)\.(\d+)$", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
+    found = re.search(r"^dvc-task==(\d+)\.(\d+)\.(\d+)$", (ROOT / "requirements.in").read_text(), re.MULTILINE)
     assert found is not None
     assert tuple(map(int, found.groups())) >= (0, 40, 2)
 
@@ -155,6 +155,21 @@ def test_make_restore_takes_back_what_an_experiment_left(pipeline: Path, tmp_pat
     assert project.run("git", "status", "--short", "--untracked-files=no").stdout == ""
     assert "up to date" in project.run("dvc", "status").stdout
     assert project.weights() == Project(pipeline).weights()
+
+
+def test_an_experiment_is_taken_over_in_a_clone_that_lacks_a_released_model(clone: Project) -> None:
+    (clone.path / ".venv").symlink_to(BIN.parent)
+    clone.run("make", "INSTALL=:", ".venv/.run-time")
+    clone.run("dvc", "pull", "models/resnet18")
+    for file in ("dvc.yaml", "dvc.lock"):
+        clone.leave_out(file, "prepare", "train", "evaluate", "export")
+    clone.commit("only the first stage: the others take time")
+    clone.run("dvc", "exp", "run", "--temp", "--name", "mine", "-S", "seed=1")
+    clone.run("dvc", "exp", "apply", "mine")
+    assert "+seed: 1" in clone.run("git", "diff").stdout
+    assert {"resnet18", "vit_tiny"} <= {path.name for path in (clone.path / "models").iterdir()}
+    clone.run("make", "restore")
+    assert clone.run("git", "status", "--short", "--untracked-files=no").stdout == ""
 
 
 def test_make_ask_answers_about_a_picture_without_dvc(clone: Project) -> None:
