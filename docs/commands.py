@@ -1,4 +1,8 @@
-"""For mkdocs: puts what a command prints where a page says `<!-- output of: COMMAND -->`, so that it is never stale."""
+"""For mkdocs: puts into the pages what would go stale if it were written there.
+
+`<!-- output of: COMMAND -->` becomes what the command prints. Where mkdocs.yml has a `repo_url`, `<!-- badges -->`
+becomes the state of the tests, and `git clone REPOSITORY` names the address.
+"""
 
 import os
 import re
@@ -7,7 +11,12 @@ import sys
 from typing import Any
 
 
-def on_page_markdown(markdown: str, **_: Any) -> str:
+def on_page_markdown(markdown: str, config: Any, **_: Any) -> str:
+    if address := config.repo_url:
+        address = address.rstrip("/")
+        tests = f"{address}/actions/workflows/tests.yml"
+        markdown = markdown.replace("<!-- badges -->", f"[![tests]({tests}/badge.svg)]({tests})")
+        markdown = markdown.replace("git clone REPOSITORY", f"git clone {address}")
     return re.sub(r"<!-- output of: (.+?) -->", output, markdown)
 
 

@@ -1,5 +1,6 @@
 """What the benchmarks print, and what they say where a library is missing. That they are fast is not tested."""
 
+import re
 import sys
 
 import pytest
@@ -37,6 +38,23 @@ def test_ratios_are_against_ours() -> None:
         ["200", "2.00 times as fast", "50", "2.50 times as fast"],
         ["800", "0.50 times as fast", "not in 2 epochs", "more than 2.50 times as fast"],
     ]
+
+
+def test_the_readme_says_of_speed_what_was_measured() -> None:
+    results = {path.stem: path.read_text() for path in (ROOT / "benchmarks/results").glob("*.md")}
+    prose = " ".join((ROOT / "README.md").read_text().split())
+    (asking,) = re.findall(r"Asking does \[(\d+) pictures a second\]", prose)
+    assert f"| `Detector.predict` | {asking} |" in results["ask"]
+    (requests,) = re.findall(r"the service \[([\d.]+) times the requests\]", prose)
+    assert f"| {requests} times as many |" in results["load"].splitlines()[-1]
+    quick = r"`quick` has ([\d.]+) % on validation after (\d+) seconds; .* has ([\d.]+) % after ([\d.]+) times as long"
+    ours, seconds, theirs, times = re.search(quick, prose).groups()  # type: ignore[union-attr]
+    rows = [[cell.strip() for cell in row.split("|")] for row in results["trainers"].splitlines()]
+    (row,) = (row for row in rows if row[-4:-3] == [f"more than {times} times as fast"])
+    assert row[1].startswith("folder, ImageFolder, DataLoader")
+    assert f"{float(row[-3].rstrip('%')):.1f}" == theirs
+    ((_, best),) = {(row[-5], row[-3]) for row in rows if row[-5:-4] == [seconds]}
+    assert f"{float(best.rstrip('%')):.1f}" == ours
 
 
 def test_a_missing_library_is_named_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,10 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import pytest
-from matplotlib.image import imread
+from nbclient import NotebookClient
 
 from app.schemas import PHOTOGRAPH
+from detector import Detector
 from detector.limit import LIMIT
 from tests.conftest import BIN, ROOT, Project
 
@@ -63,24 +65,6 @@ def test_no_file_in_git_is_larger_than_5_mb_but_the_released_models() -> None:
     released = {name: size for name, size in sizes.items() if name.startswith("released/")}
     assert {name: size for name, size in sizes.items() if size > 5_000_000 and name not in released} == {}
     assert sum(released.values()) < 40_000_000, "for each model only its newest release is kept"
-
-
-def test_the_notebook_has_no_outputs_and_is_ten_lines() -> None:
-    cells = json.loads((ROOT / "notebooks/predict.ipynb").read_text())["cells"]
-    code = [cell for cell in cells if cell["cell_type"] == "code"]
-    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)
-    assert sum(line.strip() != "" for cell in code for line in cell["source"]) <= 10
-
-
-def test_the_notebook_shows_predictions_of_an_exported_model(pipeline: Path, tmp_path: Path) -> None:
-    project = Project(shutil.copytree(pipeline, tmp_path / "project"))
-    cells = json.loads((ROOT / "notebooks/predict.ipynb").read_text())["cells"]
-    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
-    (project.path / "notebooks").mkdir()
-    code += "\nplt.savefig('predictions.png')\n"
-    project.run("bash", "-c", f"cd notebooks && {sys.executable} -", input=code)  # where Jupyter runs it
-    picture = imread(project.path / "notebooks/predictions.png")
-    assert picture.std() > 0.1, "the picture is empty"
 
 
 @pytest.fixture
@@ -197,6 +181,32 @@ def test_make_ask_answers_about_a_picture_without_dvc(clone: Project) -> None:
     (clone.path / "released/files/md5" / digest[:2] / f"{digest[2:]}.dir").unlink()
     assert "is missing: `git checkout released` brings it back" in clone.run(*ask, "PICTURES=x.png", ok=False).stderr
     assert not (clone.path / "models/vit_tiny").exists()
+
+
+def test_the_notebook_shows_answers_and_an_explanation_of_a_released_model(clone: Project) -> None:
+    clone.tool("unpack")
+    notebook = nbformat.read(clone.path / "notebooks/predict.ipynb", as_version=4)
+    assert all(cell.outputs == [] for cell in notebook.cells if cell.cell_type == "code"), "git holds no outputs"
+    NotebookClient(notebook, timeout=60, resources={"metadata": {"path": clone.path / "notebooks"}}).execute()
+    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    said = "".join(output.text for output in outputs if output.output_type == "stream")
+    assert LIMIT in said
+    assert "ship.png: no notes" in said
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 2, "the answers; the explanation"
+    pinned = (ROOT / "notebooks/requirements.txt").read_text()
+    (matplotlib,) = re.findall(r"^matplotlib==.+$", pinned, re.MULTILINE)
+    assert matplotlib in (ROOT / "requirements.in").read_text().splitlines()
+
+
+def test_examples_in_prose_are_what_the_released_model_answers(clone: Project) -> None:
+    clone.tool("unpack")
+    asked = clone.run(sys.executable, "-m", "detector", "app/static/examples/ship.png", "--json").stdout
+    (answer,) = json.loads(asked)
+    example = re.search(r'\{"file": "ship.png".*\}', (ROOT / "docs/reference/http.md").read_text())
+    assert example is not None
+    assert json.loads(example[0]) == answer | {"file": "ship.png", "p_fake": round(answer["p_fake"], 4)}
+    title = Detector.load(clone.path / "models/resnet18").title
+    assert f"\n{title}; " in (ROOT / "benchmarks/results/load.md").read_text()
 
 
 def test_the_readme_is_no_second_copy_of_the_how_tos() -> None:

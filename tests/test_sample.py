@@ -126,7 +126,11 @@ def test_what_make_demo_trains_is_right_on_more_than_90_percent_of_the_test_spli
     test = load_split(project.path / "data/test.safetensors")
     logits = predict_logits(network, test.images, record.mean, record.std, record.flip_tta_margin)
     p_fake, is_fake = probability(logits, record.temperature), test.labels == FAKE
-    assert ((p_fake >= record.threshold) == is_fake).mean() > 0.9
+    accuracy = 100 * ((p_fake >= record.threshold) == is_fake).mean()
+    assert accuracy > 90
+    published = re.search(r"is right on ([\d.]+) ± [\d.]+ % of the test split", (SAMPLE / "README.md").read_text())
+    assert published
+    assert abs(accuracy - float(published[1])) < 2, "data/sample/README.md says what another machine measured"
     answered = is_answered(p_fake, record.abstention_band)
     assert answered.mean() > 0.8, "what is UNSURE shows nothing"
     assert ((p_fake > 0.5) == is_fake)[answered].mean() > 0.9

@@ -8,6 +8,7 @@ images that only one of two detectors gets right are shared out evenly.
 """
 
 import argparse
+import json
 from collections import Counter
 from itertools import combinations, groupby
 from pathlib import Path
@@ -20,6 +21,7 @@ from detector.files import atomic_write
 from tools.record import PUBLISHED, RunRecord
 
 README, PAGE = Path("README.md"), Path("docs/leaderboard.md")
+LATENCY = Path("benchmarks/results/latency.json")  # what benchmarks.latency measured of the released models
 START, END = "<!-- leaderboard: written by `make leaderboard` -->", "<!-- end of leaderboard -->"
 SHORT = {"accuracy": "Test accuracy", "auroc": "AUROC", "corrupted_accuracy": "Corrupted"}  # README: heading
 LONG = {  # metrics/test.json: heading
@@ -98,11 +100,28 @@ def page(groups: list[list[RunRecord]], runs: list[RunRecord]) -> str:
         "[Every metric is explained](reference/metrics.md). ±: standard deviation over the seeds.",
         "## Metrics on the test split",
         markdown(metrics),
+        *asking(),
         "## Runs",
         markdown(rows),
         *comparisons(runs),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def asking() -> list[str]:
+    """Return a section about the size and the speed of the released models, where they are measured."""
+    if not LATENCY.exists():
+        return []
+    measured = json.loads(LATENCY.read_text())
+    rows = [["Released model", "MB", "ms a picture", "Pictures/s, 64 at a time", "First answer, from the shell"]]
+    for name, one in measured["models"].items():
+        numbers = (one["megabytes"], one["milliseconds"], one["pictures_per_second"])
+        rows.append([name, *(f"{number:g}" for number in numbers), f"{one['first_answer_seconds']:g} s"])
+    text = (
+        f"`python -m benchmarks.latency`, JPEG files of 32x32, {measured['machine']}, onnxruntime "
+        f"{measured['onnxruntime']}, {measured['date']}."
+    )
+    return ["## Asking", text, markdown(rows)]
 
 
 def markdown(rows: Table) -> str:
