@@ -68,7 +68,7 @@ def test_the_search_is_in_sight_and_finds_a_term(site: Path, browser: Browser) -
 def test_the_address_of_the_repository_is_written_in_one_place(site: Path, tmp_path: Path) -> None:
     text = (ROOT / "mkdocs.yml").read_text()
     assert 'repo_url: ""\n' in text
-    for name in ("docs", "README.md", "CHANGELOG.md", "tools"):
+    for name in ("docs", "README.md", "CHANGELOG.md", "tools", "detector", "stages", "app"):
         (tmp_path / name).symlink_to(ROOT / name)
     config = tmp_path / "mkdocs.yml"
     config.write_text(text.replace('repo_url: ""', f"repo_url: {ADDRESS}/"))
