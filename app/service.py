@@ -213,7 +213,7 @@ def create(settings: Settings, detectors: dict[str, Detector]) -> Observability:
             status = failed[0].status if len({problem.status for problem in failed}) == 1 else 422
             details = [{"file": row.file, "detail": row.error} for row in rows]
             raise Problem(status, "; ".join(dict.fromkeys(p.detail for p in failed)), errors=details)
-        return PredictResponse(model=chosen.name, predictions=rows, limit=LIMIT)
+        return PredictResponse(model=chosen.name, predictions=rows, limit=chosen.detector.limit)
 
     @api.post(
         "/v1/explain",
@@ -235,12 +235,14 @@ def create(settings: Settings, detectors: dict[str, Detector]) -> Observability:
         if "image/png" in request.headers.get("accept", ""):
             return Response(await service.in_thread(partial(png, explanation.drawing)), media_type="image/png")
         grid = [[round(value, 4) for value in line] for line in explanation.occlusion_map.tolist()]
-        return ExplainResponse(model=chosen.name, prediction=row, occlusion_map=grid, limit=LIMIT)
+        return ExplainResponse(model=chosen.name, prediction=row, occlusion_map=grid, limit=chosen.detector.limit)
 
     @api.get("/v1/models", summary="Which models there are, and how good", response_model=Models)
     async def models() -> dict[str, Any]:
         limits = settings.model_dump(include={"max_bytes", "max_files", "max_pixels"})
-        return {"models": [model.summary() for model in service.models.values()], "limits": limits, "limit": LIMIT}
+        models = list(service.models.values())
+        limit = models[0].detector.limit  # of the one that answers where a request names none
+        return {"models": [model.summary() for model in models], "limits": limits, "limit": limit}
 
     @api.get("/healthz", summary="Whether the process runs")
     async def healthz() -> dict[str, str]:

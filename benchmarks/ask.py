@@ -55,7 +55,7 @@ def main() -> None:
     if find_spec("transformers") is None:
         raise UserError("transformers not installed: pip install -r benchmarks/requirements.txt")
 
-    images = load_split("data/test.safetensors").images[: arguments.images]
+    images = load_split("data/test").images[: arguments.images]
     with tempfile.TemporaryDirectory() as folder:
         for number, image in enumerate(images):
             Image.fromarray(image).save(f"{folder}/{number:06}.jpg", quality=95)

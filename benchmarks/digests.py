@@ -25,10 +25,10 @@ import numpy as np
 import pyarrow.parquet as pq
 from ruamel.yaml import YAML
 from safetensors import safe_open
-from safetensors.numpy import save_file
 
 from detector import Detector
 from detector.errors import UserError, run
+from stages.data import Split, load_split, write_split
 
 ROOT = Path(__file__).parent.parent
 SPLITS = ("train", "val", "test")
@@ -63,7 +63,7 @@ def on_sample(project: Path) -> Iterator[str]:
     for stage in ("prepare", "train", "evaluate", "export"):
         stage_run(project, stage)
     for name in SPLITS:
-        yield f"sample, {name}: {of_tensors(project / f'data/{name}.safetensors')}"
+        yield f"sample, {name}: {of_split(project / f'data/{name}')}"
     yield f"small_resnet, weights: {of_tensors(project / 'models/trained/model.safetensors')}"
     chosen = json.loads((project / "models/trained/model.json").read_text())
     yield f"small_resnet, model.json: {of_numbers(sorted(numbers(chosen)))}"
@@ -82,14 +82,13 @@ def on_cifake(project: Path) -> Iterator[str]:
     choose(project, dataset="cifake")
     stage_run(project, "prepare")
     for name in SPLITS:
-        yield f"CIFAKE, {name}: {of_tensors(project / f'data/{name}.safetensors')}"
-    whole = project / "data/whole.safetensors"
-    (project / "data/train.safetensors").rename(whole)
-    shorten(project / "data/val.safetensors", project / "data/val.safetensors", 1000)
+        yield f"CIFAKE, {name}: {of_split(project / f'data/{name}')}"
+    whole = load_split((project / "data/train").rename(project / "data/whole"))
+    shorten(load_split((project / "data/val").rename(project / "data/whole_val")), project / "data/val", 1000)
     models = YAML(typ="safe").load(ROOT / "params.yaml")["models"]
     for model in MODELS:
         choose(project, dataset="cifake", model=model)
-        shorten(whole, project / "data/train.safetensors", STEPS * models[model]["batch_size"])
+        shorten(whole, project / "data/train", STEPS * models[model]["batch_size"])
         yield f"{model}, {STEPS} steps: {of_tensors(first_epoch(project))}"
 
 
@@ -126,12 +125,20 @@ def environment() -> dict[str, str]:
     return variables
 
 
-def shorten(source: Path, target: Path, images: int) -> None:
+def shorten(whole: Split, target: Path, images: int) -> None:
     """Keep the first images of a packed split. Its order is that of the images' hashes: any part is a random one."""
-    with safe_open(source, "numpy") as file:
-        metadata = file.metadata()
-        tensors = {name: file.get_slice(name)[:images].copy() for name in file.keys()}  # noqa: SIM118
-    save_file(tensors, target, metadata)
+    shutil.rmtree(target, ignore_errors=True)
+    columns = {"labels": whole.labels[:images], "object_class": whole.object_class[:images]}
+    write_split(target, (images, *whole.images.shape[1:]), lambda a, b: whole.images[a:b], columns, whole.info)
+
+
+def of_split(folder: Path) -> str:
+    """Of a split's images, labels, object classes and, for a test split, which are leaked."""
+    split = load_split(folder)
+    arrays = [split.images[:], split.labels, split.object_class]
+    if folder.name == "test":
+        arrays.append(split.leaked.astype(np.uint8))
+    return short(sorted(map(of_array, arrays)))
 
 
 def of_tensors(path: Path) -> str:

@@ -12,8 +12,10 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -25,9 +27,9 @@ from tqdm import tqdm
 
 from detector.errors import run
 from stages.device import device_name
-from stages.params import load_params
+from stages.params import dataset_entry, load_params
 from stages.prepare.decoding import MOST_PROCESSES, decode_split
-from stages.prepare.sources import EncodedSplit, open_source
+from stages.prepare.sources import Pictures, open_source
 
 TURNS = 3
 PROCESSES = min(os.cpu_count() or 1, MOST_PROCESSES)  # as many as `prepare` takes
@@ -39,10 +41,11 @@ def main() -> None:
     arguments = parser.parse_args()
     datasets.disable_progress_bars()
     dataset = "cifake" if os.environ.get("CIFAKE_SOURCE") else "sample"
-    whole = open_source(dataset, load_params()["prepare"]["revision"])[1]["train"]
-    rows = np.random.default_rng(0).permutation(len(whole.labels))[: arguments.images]
+    entry = dataset_entry(load_params() | {"dataset": dataset})
+    whole = open_source(dataset, entry)[1]["train"]
+    rows = np.random.default_rng(0).permutation(len(whole))[: arguments.images]
     data = [whole.read(row) for row in rows]
-    subset = EncodedSplit([whole.names[row] for row in rows], whole.labels[rows], data.__getitem__)
+    subset = replace(whole.only(rows), read=data.__getitem__)
 
     with tempfile.TemporaryDirectory() as temporary:
         folder, table = f"{temporary}/folder", f"{temporary}/table"
@@ -54,7 +57,9 @@ def main() -> None:
         pictures.cast_column("image", datasets.Image()).save_to_disk(table)
 
         ways: dict[str, Callable[[], np.ndarray]] = {
-            f"`prepare`, with its checks and hashes ({PROCESSES} processes)": partial(prepare, subset),
+            f"`prepare`, with its checks and hashes ({PROCESSES} processes)": partial(
+                prepare, subset, entry, Path(temporary)
+            ),
             "`datasets` map, batched": partial(datasets_map, table, None),
             f"`datasets` map, batched, {PROCESSES} processes": partial(datasets_map, table, PROCESSES),
             "torchvision ImageFolder": partial(image_folder, folder),
@@ -83,9 +88,9 @@ def main() -> None:
         print(f"| {way} | {len(data) / min(times):,.0f} | {f'{ratio:.1f} times as fast' if ratio != 1 else ''} |")
 
 
-def prepare(subset: EncodedSplit) -> np.ndarray:
-    split = decode_split(subset, tqdm(disable=True))
-    return split.images[split.rows]
+def prepare(subset: Pictures, entry: dict[str, Any], spool: Path) -> np.ndarray:
+    split = decode_split(subset, entry, False, spool, tqdm(disable=True))
+    return split.read(np.arange(len(split)))
 
 
 def datasets_map(path: str, processes: int | None) -> np.ndarray:

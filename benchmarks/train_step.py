@@ -3,6 +3,7 @@
     python -m benchmarks.train_step > benchmarks/results/train_step.md      every model of params.yaml
     python -m benchmarks.train_step resnet18                                one
     python -m benchmarks.train_step quick --batches 64 128 512 1024         and the curve of batch size
+    python -m benchmarks.train_step resnet18_224 --side 224                 on images of another side
 
 Images/s of the real step (gather, augment, normalize, forward, backward, update, average) over those of the same step
 on one batch that is already there, augmented and normalized. Then the same step without the small-map convolutions and,
@@ -29,16 +30,18 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from detector.errors import run
+from detector.sizes import REFERENCE_SIDE, images_at_a_time
+from stages.data import MappedImages
 from stages.device import claim, device_name
 from stages.model import SmallMapConv2d, normalize
 from stages.params import load_params, model_entry
-from stages.train.augment import batches, pack_pixels
+from stages.train.augment import batches, reader
 from stages.train.network import choose_precision, make_network
 from stages.train.optimizer import make_optimizer
 from stages.train.step import train_step
 
 MEAN, STD = (0.47, 0.46, 0.42), (0.24, 0.24, 0.27)  # any numbers will do
-IMAGES = 20_000
+IMAGES = 20_000  # of 32 px, or as many pixels
 REAL, RESIDENT, PRODUCT = "the real step", "resident batch", "matrix product"
 
 
@@ -51,14 +54,18 @@ def main() -> None:
     parser.add_argument("--precision", action="store_true", help="the other precision too; the slower one")
     parser.add_argument("--compile", action="store_true", help="torch.compile too, which takes a minute to start")
     parser.add_argument("--batches", type=int, nargs="+", default=[], metavar="N", help="other batch sizes too")
+    parser.add_argument("--side", type=int, default=REFERENCE_SIDE, help="of the images, px (default: %(default)s)")
     arguments = parser.parse_args()
-    if any(not 2 <= size <= IMAGES for size in arguments.batches):
-        parser.error(f"--batches are of 2 to {IMAGES:,} images")
+    if arguments.side < REFERENCE_SIDE or arguments.side % 2:
+        parser.error(f"--side is an even number from {REFERENCE_SIDE} on")
+    if any(not 2 <= size <= images_at_a_time(IMAGES, arguments.side) for size in arguments.batches):
+        parser.error(f"--batches are of 2 to {images_at_a_time(IMAGES, arguments.side):,} images")
     keep_freed_memory()
     claim()
     torch.use_deterministic_algorithms(True)  # as in training
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    print(f"# Training step\n\n{device_name()}; {os.cpu_count()} cores; torch {torch.__version__}.")
+    machine = f"{device_name()}; {os.cpu_count()} cores; torch {torch.__version__}"
+    print(f"# Training step\n\n{machine}; images of {arguments.side} px.")
     for name in arguments.models:
         compare(name, params, device, arguments)
 
@@ -67,19 +74,20 @@ def compare(name: str, params: dict[str, Any], device: torch.device, arguments: 
     spec, options = model_entry(params | {"model": name}), params["train"]
     precision = choose_precision(options["precision"], device)
     generator = torch.Generator(device).manual_seed(0)
-    images = torch.randint(0, 256, (IMAGES, 32, 32, 3), dtype=torch.uint8, generator=generator, device=device)
-    pixels = pack_pixels(images)
-    targets = torch.randint(0, 2, (IMAGES, 2), generator=generator, device=device)
+    shape = max(spec["batch_size"], images_at_a_time(IMAGES, arguments.side)), arguments.side, arguments.side, 3
+    images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator, device=device)
+    read = reader(MappedImages([images.cpu().numpy()]), device)
+    targets = torch.randint(0, 2, (len(images), 2), generator=generator, device=device)
 
     def real(batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         while True:
-            for x, y in batches(pixels, targets, batch_size, options["augment"], generator):
+            for x, y in batches(read, targets, arguments.side, batch_size, options["augment"], generator):
                 yield normalize(x, MEAN, STD), y
 
     batch_size = spec["batch_size"]
     x, y = next(real(batch_size))
     resident = itertools.repeat((x, y))
-    network = make_network(spec, options, device, precision)
+    network = make_network(spec, options, arguments.side, device, precision)
     plain = copy.deepcopy(network)
     small: list[Any] = [module for module in plain.modules() if isinstance(module, SmallMapConv2d)]
     for module in small:
@@ -93,7 +101,7 @@ def compare(name: str, params: dict[str, Any], device: torch.device, arguments: 
     }
     if arguments.precision:
         other = "fp32" if precision == "bf16" else "bf16"
-        step = stepper(make_network(spec, options, device, other), spec, options, other, resident)
+        step = stepper(make_network(spec, options, arguments.side, device, other), spec, options, other, resident)
         variants[other] = step, batch_size
     if arguments.compile:
         compiled = copy.deepcopy(network)

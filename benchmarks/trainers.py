@@ -35,14 +35,14 @@ from tqdm import tqdm
 
 from detector.errors import UserError, run
 from detector.labels import CLASSES, FAKE, REAL
-from stages.data import channel_statistics
+from stages.data import channel_statistics, load_split
 from stages.device import claim
 from stages.model import build
-from stages.params import load_params
+from stages.params import dataset_entry, load_params, model_entry
 from stages.prepare.decoding import decode_split
-from stages.prepare.packing import write_split
-from stages.prepare.sources import EncodedSplit, open_source
-from stages.prepare.validation import validation_mask
+from stages.prepare.packing import pack
+from stages.prepare.sources import open_source
+from stages.prepare.splitting import cut_off, group_ids, links_of
 from stages.train.network import choose_precision, make_network
 
 MODEL = "quick"
@@ -103,7 +103,7 @@ def main() -> None:
     dataset = "cifake" if os.environ.get("CIFAKE_SOURCE") else "sample"
     workers = arguments.workers if arguments.workers is not None else min(8, os.cpu_count() or 1) if gpu else 0
 
-    spec = params["models"][MODEL]
+    spec = model_entry(params | {"model": MODEL})
     params["train"]["precision"] = precision
     params["train"]["augment"]["corruption"] = 0  # the others have nothing like it
     params |= {"model": MODEL, "dataset": dataset}
@@ -113,7 +113,7 @@ def main() -> None:
         for folder in ("stages", "detector", "benchmarks"):
             shutil.copytree(folder, project / folder, ignore=shutil.ignore_patterns("__pycache__", "results"))
         YAML().dump(params, project / "params.yaml")
-        counts, mean, std, seconds = make_data(project, dataset, params["prepare"], arguments.images)
+        counts, mean, std, seconds = make_data(project, params | {"dataset": dataset}, arguments.images)
         task = {
             "model": MODEL,
             "spec": spec | {"epochs": arguments.epochs},
@@ -157,25 +157,28 @@ def parse() -> argparse.Namespace:
 
 
 def make_data(
-    project: Path, dataset: str, choices: dict[str, Any], images: int
+    project: Path, params: dict[str, Any], images: int
 ) -> tuple[tuple[int, int], list[float], list[float], float]:
-    """Write the same images twice: data/*.safetensors as `prepare` does, and the source's JPEG bytes in folders.
+    """Write the same images twice: data/train and data/val as `prepare` does, and the source's JPEG bytes in folders.
 
     Returns the numbers of images to train and to validate on, mean and standard deviation, and the seconds that
     decoding, checking and packing took.
     """
-    whole = open_source(dataset, choices["revision"])[1]["train"]
+    dataset, entry, choices = params["dataset"], dataset_entry(params), params["prepare"]
+    whole = open_source(dataset, entry)[1]["train"]
     rng = np.random.default_rng(0)
     rows = np.concatenate([rng.permutation(np.flatnonzero(whole.labels == c))[:images] for c in (FAKE, REAL)])
-    subset = EncodedSplit([whole.names[row] for row in rows], whole.labels[rows], lambda i: whole.read(rows[i]))
+    subset = whole.only(rows)
 
     started = time.perf_counter()
     with tqdm(total=len(rows), desc="decode", unit=" images", unit_scale=True, disable=None) as bar:
-        decoded = decode_split(subset, bar)
-    in_val = validation_mask(decoded, choices["val_fraction"], choices["seed"])
-    (project / "data").mkdir()
-    write_split(project / "data/train.safetensors", dataset, "train", decoded, ~in_val)
-    write_split(project / "data/val.safetensors", dataset, "val", decoded, in_val)
+        decoded = decode_split(subset, entry, False, project / "data", bar)
+    groups = group_ids(len(decoded), links_of(decoded.hashes))
+    fraction, seed = choices["val_fraction"], choices["seed"]
+    in_val = cut_off(decoded.labels, decoded.object_class, groups, fraction, seed, "prepare.val_fraction")
+    info = {"dataset": dataset, "fit": "stretch", "reencode": None}
+    for name, chosen in (("train", ~in_val), ("val", in_val)):
+        pack(project / "data" / name, info | {"name": name}, decoded, chosen, sorted(set(decoded.sources)))
     seconds = time.perf_counter() - started
 
     for split, chosen in (("train", ~in_val), ("val", in_val)):
@@ -184,7 +187,7 @@ def make_data(
             folder.mkdir(parents=True)
         for row, label in zip(decoded.rows[chosen], decoded.labels[chosen], strict=True):
             (folders[label] / f"{row}.jpg").write_bytes(subset.read(row))
-    mean, std = channel_statistics(decoded.images[decoded.rows[~in_val]])
+    mean, std = channel_statistics(load_split(project / "data/train").images.blocks())
     counts = int((~in_val).sum()), int(in_val.sum())
     return counts, list(mean), list(std), seconds
 
@@ -228,7 +231,7 @@ def train(name: str, project: Path, bar: tqdm) -> Training:
 
 def object_parameters(spec: dict[str, Any], options: dict[str, Any]) -> int:
     """How many parameters the outputs have that learn which object an image shows: ours has them while it trains."""
-    ours, others = make_network(spec, options, torch.device("cpu"), "fp32"), build(spec)
+    ours, others = make_network(spec, options, 32, torch.device("cpu"), "fp32"), build(spec)
     return sum(parameter.numel() for parameter in ours.parameters()) - sum(
         parameter.numel() for parameter in others.parameters()
     )
@@ -248,7 +251,7 @@ def report(
     accuracy: float,
 ) -> None:
     """Print the Markdown. `counts`: images to train and to validate on; `packing`: seconds that our splits took."""
-    spec = params["models"][MODEL]
+    spec = model_entry(params | {"model": MODEL})
     if ours := trainings.get("ours"):
         ours.parameters -= object_parameters(spec, params["train"])
     networks = {(f"{training.parameters:,} parameters", training.setting) for training in trainings.values()}

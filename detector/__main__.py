@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with atomic_write(options.explain) as new:
             stack_drawings(drawings).save(new, "PNG")
     if not options.json and not options.csv:
-        print(LIMIT, file=sys.stderr)
+        print(detector.limit, file=sys.stderr)
     if unread:
         sys.exit(1)
 

@@ -25,10 +25,13 @@ from detector.cores import thread_count
 from detector.errors import UserError
 from detector.explain import draw_explanation, occlusion_maps, percent
 from detector.labels import probability, verdict
+from detector.limit import limit_of
 from detector.pictures import Preprocessed, Source, preprocess
 from detector.record import ExportedRecord
+from detector.sizes import images_at_a_time
 
-BATCH = 64  # pictures scored at a time
+BATCH = 64  # pictures read at a time
+SCORED = 1000  # pictures of 32 px that are scored at a time
 
 # Pairs: largest OOD score in multiples of its threshold, and what it means for the answer.
 OOD_LEVELS = (
@@ -75,6 +78,7 @@ class Detector:
     def __init__(self, session: onnxruntime.InferenceSession, record: ExportedRecord) -> None:
         """session: of model.onnx. record: its model.json."""
         self.session, self.record = session, record
+        self.batch_size = images_at_a_time(SCORED, record.network_size)
 
     @classmethod
     def load(cls, folder: str | Path = "models/resnet18", threads: int | None = None) -> "Detector":
@@ -102,6 +106,11 @@ class Detector:
         """Which model this is, such as `resnet18, 98.82 % right on validation`."""
         return f"{self.record.model}, {100 * self.record.validation.accuracy:.2f} % right on validation"
 
+    @property
+    def limit(self) -> str:
+        """What its answers are worth, in two sentences."""
+        return limit_of(self.record.dataset, self.record.input_size)
+
     def predict(self, images: Iterable[Source]) -> list[Prediction]:
         """Answer for each picture, in order.
 
@@ -128,8 +137,8 @@ class Detector:
     def stream(self, pictures: Iterable[Source]) -> Iterator[Prediction | UserError]:
         """Answer as `predict` does, one after the other; for one that cannot be read, yield its UserError.
 
-        BATCH pictures are read and scored at a time, each reduced to the input's size at once: memory does not grow
-        with their number.
+        BATCH pictures are read at a time, each reduced to the input's size at once: memory does not grow with their
+        number.
         """
         remaining = iter(pictures)
         while batch := [self._preprocess_or_error(picture) for picture in islice(remaining, BATCH)]:
@@ -139,13 +148,13 @@ class Detector:
 
     def preprocess(self, picture: Source) -> Preprocessed:
         """Make one picture ready for `predict_batch`. Raises UserError where it cannot be read."""
-        return preprocess(picture, self.record.input_size)
+        return preprocess(picture, self.record.input_size, self.record.fit, self.record.reencode)
 
     def predict_batch(self, batch: Sequence[Preprocessed]) -> list[Prediction]:
-        """Score all the pictures together. Raises UserError where the model's scores are not finite."""
+        """Score the pictures together. Raises UserError where the model's scores are not finite."""
         if not batch:
             return []
-        logits, ood_scores = score(self.session, np.stack([one.pixels for one in batch]), self.record.flip_tta_margin)
+        logits, ood_scores = self._score(np.stack([one.pixels for one in batch]), self.record.flip_tta_margin)
         p_fake = probability(logits, self.record.temperature)
         excess = ood_scores.astype(np.float64) / self.record.out_of_distribution.threshold
         numbers = zip(p_fake.tolist(), excess.tolist(), [one.notes for one in batch], strict=True)
@@ -155,9 +164,16 @@ class Detector:
         """Answer for one picture, with its occlusion map. Raises UserError where it cannot be read."""
         one = self.preprocess(picture)
         (prediction,) = self.predict_batch([one])
-        (occlusion_map,) = occlusion_maps(lambda images: score(self.session, images, math.inf)[0], one.pixels[None])
+        (occlusion_map,) = occlusion_maps(lambda images: self._score(images, math.inf)[0], one.pixels[None])
         heading = f"{prediction.verdict}, P(FAKE) {percent(prediction.p_fake)}"
         return Explanation(prediction, occlusion_map, draw_explanation(one.pixels, occlusion_map, heading))
+
+    def _score(self, images: np.ndarray, flip_tta_margin: float) -> tuple[np.ndarray, np.ndarray]:
+        """`score`, for so many images at a time that memory suffices."""
+        starts = range(0, len(images), self.batch_size)
+        parts = [score(self.session, images[start : start + self.batch_size], flip_tta_margin) for start in starts]
+        logits, ood_scores = zip(*parts, strict=True)
+        return np.concatenate(logits), np.concatenate(ood_scores)
 
     def _preprocess_or_error(self, picture: Source) -> Preprocessed | UserError:
         try:

@@ -41,14 +41,23 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(1)
 
 
-# How torch, CUDA and oneDNN say it; by the message, so that torch need not be imported.
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "could not create a primitive", "could not create a memory")
+# How torch, CUDA, cuBLAS and oneDNN say it; by the message, so that torch need not be imported.
+OUT_OF_MEMORY = (
+    *("out of memory", "can't allocate memory", "_ALLOC_FAILED"),
+    *("could not create a primitive", "could not create a memory"),
+)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    return any(words in str(error) for words in OUT_OF_MEMORY)
 
 
 def _machine_limit(error: Exception) -> str | None:
     """One line for what the machine refused (memory, disk), None for anything else."""
     text = str(error)
-    if isinstance(error, MemoryError) or any(words in text for words in OUT_OF_MEMORY):
+    if is_out_of_memory(error):
         return "out of memory: free some and try again; for training, lower models.<name>.batch_size in params.yaml"
     no_space = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     written = "os error" in text and any(f"os error {code})" in text for code in no_space)  # safetensors

@@ -12,6 +12,8 @@ from itertools import product
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from detector.sizes import images_at_a_time
+
 GRID, SQUARE = 8, 2  # cells in a row and in a column: of the picture, and of the square that is inpainted at a time
 # Of each neighbour of an inpainted pixel: offset (row, column), and weight in the mean.
 NEIGHBOURS = [
@@ -19,6 +21,8 @@ NEIGHBOURS = [
     for row, column in product((-1, 0, 1), repeat=2)
     if row or column
 ]
+
+IMAGES, COPIES = 20, 1000  # of 32 px: how many are explained, and how many copies are inpainted, at a time
 
 SIDE, GAP, HEAD, FOOT = 336, 16, 76, 74  # pixels: of each picture, between, above and below
 FAKE_COLOUR, REAL_COLOUR = np.array([230, 97, 0]), np.array([30, 110, 220])  # told apart by colour-blind people too
@@ -31,13 +35,20 @@ def occlusion_maps(score: Callable[[np.ndarray], np.ndarray], images: np.ndarray
     It is the mean fall of the logit over the squares that contain the cell, each inpainted in turn.
 
     score: uint8 (M, S, S, 3) -> logits of FAKE (M), each with flip test-time augmentation: if only some were flipped,
-    a difference could be the flip's. It is called once, with 50 copies of each image. images: uint8 (N, S, S, 3), S at
-    least GRID.
+    a difference could be the flip's. It is called with 50 copies of each image, for IMAGES images of 32 px at a time,
+    or as many pixels. images: uint8 (N, S, S, 3), S at least GRID.
     """
-    copies = np.concatenate([part for image in images for part in (image[None], inpaint(image, SQUARES))])
-    logits = score(copies).astype(np.float64).reshape(len(images), -1)
+    step = images_at_a_time(IMAGES, images.shape[1])
+    parts = [images[start : start + step] for start in range(0, len(images), step)]
+    logits = np.concatenate([score(copies_for_map(part)) for part in parts]).astype(np.float64)
+    logits = logits.reshape(len(images), -1)
     falls = logits[:, :1] - logits[:, 1:]
     return (np.tensordot(falls, SQUARES, 1) / SQUARES.sum(0)).astype(np.float32)
+
+
+def copies_for_map(images: np.ndarray) -> np.ndarray:
+    """Return of each image, uint8 (N, S, S, 3), itself and a copy for each of SQUARES: uint8 (50 N, S, S, 3)."""
+    return np.concatenate([part for image in images for part in (image[None], inpaint(image, SQUARES))])
 
 
 def squares() -> np.ndarray:
@@ -60,25 +71,36 @@ def inpaint(pixels: np.ndarray, cells: np.ndarray) -> np.ndarray:
     Consistent and Efficient Evaluation Strategy for Attribution Methods"). Of what was tried only this moves answers
     neither to FAKE nor to REAL: a flat patch or a blur leans to FAKE.
     """
-    size = len(pixels)
-    cell = np.arange(size) * GRID // size
-    known = np.zeros((len(cells), size + 2, size + 2, 1), np.float32)  # nothing is known outside the picture
-    known[:, 1:-1, 1:-1, 0] = ~cells[:, cell][:, :, cell]
-    filled = known * np.pad(pixels, ((1, 1), (1, 1), (0, 0))).astype(np.float32)
+    step = images_at_a_time(COPIES, len(pixels))
+    return np.concatenate([_inpaint(pixels, cells[start : start + step]) for start in range(0, len(cells), step)])
 
-    def around(values: np.ndarray) -> np.ndarray:
-        parts = (
-            weight * values[:, 1 + row : 1 + row + size, 1 + column : 1 + column + size]
-            for (row, column), weight in NEIGHBOURS
-        )
+
+def _inpaint(pixels: np.ndarray, cells: np.ndarray) -> np.ndarray:
+    """All copies at once. Each round looks at the missing pixels alone, not at whole pictures: 50 times as fast at 224
+    px."""
+    size = len(pixels)
+    wide = size + 2  # nothing is known outside the picture
+    cell = np.arange(size) * GRID // size
+    kept = np.zeros((len(cells), wide, wide), bool)
+    kept[:, 1:-1, 1:-1] = ~cells[:, cell][:, :, cell]
+    inside = np.pad(np.ones((size, size), bool), 1)
+    copies = kept[..., None] * np.pad(pixels, ((1, 1), (1, 1), (0, 0))).astype(np.float32)
+    missing = np.flatnonzero(inside & ~kept)
+    known, filled = kept.reshape(-1, 1).astype(np.float32), copies.reshape(-1, 3)  # a row for each pixel
+
+    def around(values: np.ndarray, places: np.ndarray) -> np.ndarray:
+        """Weighted sum over the neighbours of the pixels in the rows `places`."""
+        parts = (weight * values[places + row * wide + column] for (row, column), weight in NEIGHBOURS)
         return sum(parts, np.zeros(1, np.float32))
 
-    while not known[:, 1:-1, 1:-1].all():
-        weights = around(known)
-        new = (weights > 0) & (known[:, 1:-1, 1:-1] == 0)
-        filled[:, 1:-1, 1:-1] += np.where(new, around(filled) / np.maximum(weights, 1e-6), 0)
-        known[:, 1:-1, 1:-1] += new
-    return filled[:, 1:-1, 1:-1].round().astype(np.uint8)
+    while len(missing):
+        weights = around(known, missing)
+        at_border = weights[:, 0] > 0
+        border = missing[at_border]
+        filled[border] = around(filled, border) / weights[at_border]
+        known[border] = 1
+        missing = missing[~at_border]
+    return copies[:, 1:-1, 1:-1].round().astype(np.uint8)
 
 
 def draw_explanation(pixels: np.ndarray, occlusion_map: np.ndarray, heading: str) -> Image.Image:
@@ -121,7 +143,10 @@ def percent(p: float) -> str:
 
 
 def enlarge(pixels: np.ndarray, side: int = SIDE) -> Image.Image:
-    return Image.fromarray(pixels).resize((side, side), Image.Resampling.NEAREST)
+    """Return the picture at side x side. Its pixels are drawn as squares where each gets two or more; a larger picture
+    would lose or double some of them, and is resampled."""
+    crisp = side >= 2 * len(pixels)
+    return Image.fromarray(pixels).resize((side, side), Image.Resampling.NEAREST if crisp else Image.Resampling.BICUBIC)
 
 
 def overlay(pixels: np.ndarray, occlusion_map: np.ndarray, side: int = SIDE) -> Image.Image:

@@ -20,6 +20,7 @@ from PIL.Image import Transpose
 
 from detector.errors import UserError
 from detector.images import FORMATS, decode, one_line_errors
+from detector.record import Fit
 
 Source = bytes | str | os.PathLike[str] | BinaryIO | Image.Image | np.ndarray
 
@@ -64,25 +65,27 @@ class Preprocessed:
     notes: list[str]
 
 
-def preprocess(source: Source, size: int) -> Preprocessed:
+def preprocess(source: Source, size: int, fit: Fit = "stretch", reencode: int | None = None) -> Preprocessed:
     """Turn a picture into a detector's input of size x size pixels.
 
-    source: a picture file's bytes, its path or the open file; a PIL image, which is left as it is; or uint8
-    (height, width, 3), RGB. Raises UserError where it is missing, empty, broken, no picture, or larger than
-    MAX_PIXELS, MAX_SIDE or MAX_BYTES; a picture's size is read from its header, before any of it is decoded.
+    fit: how, where it has another size (`resize_to`). reencode: the JPEG quality at which the input is encoded and
+    decoded, as the training data were. source: a picture file's bytes, its path or the open file; a PIL image, which is
+    left as it is; or uint8 (height, width, 3), RGB. Raises UserError where it is missing, empty, broken, no picture, or
+    larger than MAX_PIXELS, MAX_SIDE or MAX_BYTES; a picture's size is read from its header, before any of it is
+    decoded.
     """
     with warnings.catch_warnings(action="ignore"):  # Pillow's, of what is refused or put right here
         try:
             if isinstance(source, np.ndarray | Image.Image):
                 with one_line_errors():
                     image = source if isinstance(source, Image.Image) else from_array(source)
-                    return to_input(image, size)
+                    return reencoded(to_input(image, size, fit), reencode)
             with one_line_errors():
                 data = source if isinstance(source, bytes) else read(source)
             if not data:
                 raise UserError("the file is empty")
             with one_line_errors(data), Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                return to_input(image, size, data)
+                return reencoded(to_input(image, size, fit, data), reencode)
         except MemoryError:
             raise UserError("not enough memory for this picture") from None
 
@@ -104,7 +107,16 @@ def from_array(pixels: np.ndarray) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def to_input(image: Image.Image, size: int, data: bytes | None = None) -> Preprocessed:
+def reencoded(one: Preprocessed, quality: int | None) -> Preprocessed:
+    """Encode an input as JPEG and decode it, where the training data were encoded again as well."""
+    if quality is None:
+        return one
+    file = io.BytesIO()
+    Image.fromarray(one.pixels).save(file, "JPEG", quality=quality, subsampling="4:2:0")
+    return Preprocessed(decode(file.getvalue()), one.notes)
+
+
+def to_input(image: Image.Image, size: int, fit: Fit = "stretch", data: bytes | None = None) -> Preprocessed:
     """`preprocess` for an image that may not be decoded yet. data: the file that it was just opened from, if it was."""
     width, height = image.size
     if width * height > MAX_PIXELS:
@@ -123,7 +135,7 @@ def to_input(image: Image.Image, size: int, data: bytes | None = None) -> Prepro
     # a TIFF is turned by Pillow while it is decoded, and then no longer says so
     stored_transposition = orientation(image)
 
-    if data is not None:
+    if data is not None and fit != "crop":
         image.draft(None, (SPARE * size, SPARE * size))  # of other formats than JPEG it does nothing
     is_whole_jpeg = data is not None and image.format in ("JPEG", "MPO") and image.size == (width, height)
     if data is not None and is_whole_jpeg and image.mode == "RGB":
@@ -151,13 +163,13 @@ def to_input(image: Image.Image, size: int, data: bytes | None = None) -> Prepro
     if transposition is not None or stored_transposition is not None:
         notes.append("turned upright as its EXIF orientation says")
 
-    pixels = np.asarray(fit(picture, size))
+    pixels = np.asarray(resize_to(picture, size, fit))
     if picture.mode == "RGBa":
         alpha = pixels[..., 3:].astype(np.int16)
         pixels = (pixels[..., :3].astype(np.int16) + 255 - alpha).clip(0, 255).astype(np.uint8)
         if alpha.min() < 255:
             notes.append("transparency put on white")
-    return Preprocessed(pixels, notes + notes_on_size(width, height, size))
+    return Preprocessed(pixels, notes + notes_on_size(width, height, size, fit))
 
 
 def orientation(image: Image.Image) -> Transpose | None:
@@ -167,18 +179,32 @@ def orientation(image: Image.Image) -> Transpose | None:
         return None
 
 
-def fit(picture: Image.Image, size: int) -> Image.Image:
-    """The whole picture at size x size: bicubic, antialiased where it shrinks. Nothing is cut away, so the proportions
-    of a picture that is not square change. One of that size comes back as it is."""
-    return picture.resize((size, size), Image.Resampling.BICUBIC)
+def resize_to(picture: Image.Image, size: int, fit: Fit) -> Image.Image:
+    """Return a picture at size x size: bicubic, antialiased where it shrinks. One of that size comes back as it is.
+
+    stretch: the whole picture; the proportions of one that is not square change. resize: its short side is made `size`,
+    and the longer one is cut off on both ends. crop: its middle, as it is; one that is too small is resized.
+    """
+    width, height = picture.size
+    box = None
+    if fit != "stretch":
+        side = size if fit == "crop" and min(width, height) >= size else min(width, height)
+        left, top = (width - side) // 2, (height - side) // 2
+        box = (left, top, left + side, top + side)
+    return picture.resize((size, size), Image.Resampling.BICUBIC, box)
 
 
-def notes_on_size(width: int, height: int, size: int) -> list[str]:
-    """What `fit` does to a picture, and what it means for the answer, by the side that changes most."""
+def notes_on_size(width: int, height: int, size: int, fit: Fit = "stretch") -> list[str]:
+    """What `resize_to` does to a picture, and what it means for the answer, by the side that changes most."""
     if (width, height) == (size, size):
         return []
-    stretched = "" if width == height else ", proportions not kept"
-    notes = [f"{width}x{height} made {size}x{size}{stretched}"]
+    given = f"{width}x{height}"
+    if fit == "crop" and min(width, height) >= size:
+        return [f"only the middle {size}x{size} of {width}x{height}"]
+    lost = "" if width == height else ", proportions not kept" if fit == "stretch" else ", only its middle square"
+    if fit != "stretch":
+        width = height = min(width, height)
+    notes = [f"{given} made {size}x{size}{lost}"]
     changes = (
         ("smaller", max(width, height) / size, SMALLER),
         ("larger", size / min(width, height), LARGER),

@@ -6,7 +6,7 @@ repository knows the keys of model.json.
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -15,8 +15,13 @@ from detector.files import file_sha256
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
+Pixels = Annotated[int, Field(ge=8, le=4096)]  # width and height of an image
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 FILE = "model.json"
+# How a picture of another size becomes the input: the whole picture, its proportions not kept; its short side made the
+# input's side, the rest cut off; or its middle alone, as it is.
+Fit = Literal["stretch", "resize", "crop"]
+FITS = get_args(Fit)
 
 
 class Strict(BaseModel):
@@ -57,7 +62,10 @@ class ModelRecord(Strict):
     args: dict[str, Any]  # its further arguments
     stem: str | None
     pretrained: bool | str
-    input_size: Annotated[int, Field(ge=8, le=4096)]  # pixels, width and height
+    input_size: Pixels  # of the pictures that the model takes
+    enlarged_size: Pixels | None = None  # that the model enlarges them to before its network; None: it does not
+    fit: Fit = "stretch"  # of pictures of another size
+    reencode: Annotated[int, Field(ge=1, le=95)] | None = None  # JPEG quality at which each input is encoded, if any
     mean: tuple[Share, Share, Share]  # of the training images, red, green and blue, on the scale of 0 to 1
     std: tuple[Positive, Positive, Positive]
     classes: tuple[Literal["FAKE"], Literal["REAL"]]  # the names of the labels 0 and 1
@@ -75,6 +83,17 @@ class ModelRecord(Strict):
         if low > high:
             raise ValueError(f"abstention_band: its lower end {low} is above its upper end {high}")
         return self
+
+    @model_validator(mode="after")
+    def _is_not_made_smaller(self) -> Self:
+        if self.network_size < self.input_size:
+            raise ValueError(f"enlarged_size: {self.enlarged_size} is less than input_size, {self.input_size}")
+        return self
+
+    @property
+    def network_size(self) -> int:
+        """Pixels, width and height, of the images that the network sees."""
+        return self.enlarged_size or self.input_size
 
     @classmethod
     def read(cls, folder: Path) -> Self:

@@ -22,8 +22,10 @@ from torch.nn import functional as F
 from detector.errors import UserError
 from detector.files import atomic_write
 from detector.record import ModelRecord
+from detector.sizes import images_at_a_time
+from stages.data import MappedImages
 
-EVALUATION_BATCH = 1000  # images scored at a time
+EVALUATION_BATCH = 1000  # images of 32 px scored at a time
 
 
 class SmallMapConv2d(nn.Conv2d):
@@ -66,12 +68,36 @@ class Residual(nn.Module):
         return x - F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
 
 
+class Enlarged(nn.Module):
+    """A timm network that sees its images enlarged: bicubic, in the batch, on the device of the network.
+
+    `build` makes a subclass of it and of timm's class. A module around the network would hide timm's methods and rename
+    the weights.
+    """
+
+    enlargement: float  # the side that the network sees over that of the image; the same for crops
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x: (N, 3, H, W) -> logits (N, outputs)."""
+        return super().forward(self.enlarge(x))
+
+    def forward_intermediates(self, x: torch.Tensor, **options: Any) -> Any:
+        """timm's, on the enlarged images."""
+        return super().forward_intermediates(self.enlarge(x), **options)  # type: ignore[misc]
+
+    def enlarge(self, x: torch.Tensor) -> torch.Tensor:
+        sides = [round(self.enlargement * side) for side in x.shape[2:]]
+        return F.interpolate(x, sides, mode="bicubic")
+
+
 def conv_bn_relu(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
     convolution = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
     return [convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
 
 
-def build(spec: dict[str, Any], pretrained: bool | str = False, outputs: int = 1) -> nn.Module:
+def build(
+    spec: dict[str, Any], pretrained: bool | str = False, outputs: int = 1, enlargement: float = 1.0
+) -> nn.Module:
     """Make the network of one entry of params.yaml's `models`: (N, 3, H, W) float32 -> (N, outputs) logits, the first
     that of FAKE.
 
@@ -79,8 +105,10 @@ def build(spec: dict[str, Any], pretrained: bool | str = False, outputs: int = 1
     `null` keeps timm's own. `conv` puts 3x3 convolutions for small images there. A ResNet gets two of stride 2 in place
     of its 7x7 convolution and max-pool. A ViT gets five, three of them of stride 2, in place of its 8x8 patches (Xiao
     et al. 2021, arXiv 2106.14881). `conv2`, for ResNets, has one convolution of stride 2 only: maps of 16x16, four
-    times the work. `residual`, for ResNets, is `conv` on the noise residual of the image (`Residual`).
+    times the work. `residual`, for ResNets, is `conv` on the noise residual of the image (`Residual`). Its other keys
+    do not matter here.
     pretrained: True for timm's weights from the hub, a path for a local file of them, False for random weights.
+    enlargement: the side that the network sees, for which `args` must be meant, over that of the images.
     Raises UserError for what timm refuses, and where the weights cannot be had.
     """
     name, args = spec["timm"], spec["args"] or {}
@@ -102,7 +130,25 @@ def build(spec: dict[str, Any], pretrained: bool | str = False, outputs: int = 1
     for module in network.modules():
         if type(module) is nn.Conv2d and _fits_small_maps(module):
             module.__class__ = SmallMapConv2d
+    if enlargement != 1:
+        theirs = type(network)
+        network.__class__ = type(f"Enlarged{theirs.__name__}", (Enlarged, theirs), {"enlargement": enlargement})
     return network
+
+
+def build_recorded(record: ModelRecord) -> nn.Module:
+    """Make the network of a saved model, with random weights."""
+    return build(record.model_dump(), enlargement=record.network_size / record.input_size)
+
+
+def seen_side(network: nn.Module, side: int) -> int:
+    """Return the side, in pixels, that images of `side` px have when the network sees them."""
+    return round(network.enlargement * side) if isinstance(network, Enlarged) else side
+
+
+def evaluation_batch(network: nn.Module, side: int) -> int:
+    """Return how many images of `side` px are scored at a time."""
+    return images_at_a_time(EVALUATION_BATCH, seen_side(network, side))
 
 
 def _do_not_wait_for_the_hub() -> None:
@@ -166,11 +212,11 @@ def normalize(images: torch.Tensor, mean: Sequence[float], std: Sequence[float])
 @torch.inference_mode()
 def predict_logits(
     network: nn.Module,
-    images: np.ndarray | torch.Tensor,
+    images: np.ndarray | torch.Tensor | MappedImages,
     mean: Sequence[float],
     std: Sequence[float],
     flip_tta_margin: float = 0.0,
-    batch_size: int = EVALUATION_BATCH,
+    batch_size: int | None = None,
     progress: Any = iter,
 ) -> np.ndarray:
     """uint8 (N, H, W, 3) -> float32 (N) logits of FAKE.
@@ -179,9 +225,11 @@ def predict_logits(
     the logit (flip test-time augmentation).
 
     Runs on the device of the network, in float32 whatever the precision of the training: logits of different devices
-    differ by rounding only. `progress` wraps the sequence of batches (tqdm).
+    differ by rounding only. `batch_size`: images at a time, without it as `evaluation_batch` says. `progress` wraps the
+    sequence of batches (tqdm).
     """
     network.eval()
+    batch_size = batch_size or evaluation_batch(network, images.shape[1])
     device = next(network.parameters()).device
     logits = []
     for start in progress(range(0, len(images), batch_size)):
@@ -208,7 +256,7 @@ def load_model(folder: str | Path, device: str | torch.device = "cpu") -> tuple[
     try:
         record = ModelRecord.read(folder)
         record.check_files(folder, "model.safetensors")
-        network = build(record.model_dump())
+        network = build_recorded(record)
         network.load_state_dict(load_file(folder / "model.safetensors"))
     except FileNotFoundError:
         advice = "`dvc repro train` makes it, `dvc pull train` fetches it"

@@ -1,24 +1,39 @@
-"""params.yaml, read as DVC reads it.
+"""params.yaml, read as DVC reads it, and checked: the entries of `models` and `datasets` that are chosen."""
 
-This is also the first stage of the pipeline: where `model` is misspelt, DVC would only say that a parameter is missing.
-"""
-
+import difflib
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from detector.errors import UserError, run
+from detector.errors import UserError
+from detector.labels import CLASSES
+from detector.record import FITS
 
 MODEL_KEYS = (
     *("timm", "args", "stem", "pretrained", "epochs", "crop_epochs", "batch_size"),
     *("optimizer", "learning_rate", "weight_decay", "ema_decay"),
 )
-
-
-def main() -> None:
-    model_entry(load_params())
+# What an entry of `datasets` may say, and what holds where it does not; docs/reference/params.md explains each.
+DATASET_DEFAULTS: dict[str, Any] = {
+    "environment": None,
+    "path": None,
+    "hub": None,
+    "revision": None,
+    "image": None,
+    "label": None,
+    "labels": {name: name for name in CLASSES},
+    "source": None,
+    "group": None,
+    "image_size": 32,
+    "fit": "stretch",
+    "reencode": None,
+    "test_fraction": 0.2,
+    "near_duplicates": "together",
+    "strict": False,
+    "digest": None,
+}
 
 
 def load_params() -> dict[str, Any]:
@@ -35,7 +50,8 @@ def load_params() -> dict[str, Any]:
 
 
 def model_entry(params: dict[str, Any]) -> dict[str, Any]:
-    """Return the entry of `models` that `model` names. Raises UserError where there is none, or a part is missing."""
+    """Return the entry of `models` that `model` names; `input_size`, which may be left out, is None then. Raises
+    UserError where there is no such entry, or a part of it is missing."""
     name, models = params["model"], params["models"]
     if name not in models:
         raise UserError(
@@ -43,8 +59,47 @@ def model_entry(params: dict[str, Any]) -> dict[str, Any]:
         )
     if missing := [key for key in MODEL_KEYS if key not in models[name]]:
         raise UserError(f"models.{name} in params.yaml lacks {', '.join(missing)}: see the other entries")
-    return models[name]
+    return {"input_size": None, **models[name]}
 
 
-if __name__ == "__main__":
-    run(main)
+def dataset_entry(params: dict[str, Any]) -> dict[str, Any]:
+    """Return the entry of `datasets` that `dataset` names, whole: with what holds where it says nothing, and `labels`
+    as lists of strings by class. Raises UserError where there is none, and for a key or a value that means nothing."""
+    name, entries = params["dataset"], params["datasets"]
+    if name not in entries:
+        raise UserError(
+            f"dataset is {name!r}; params.yaml has {', '.join(entries)}. `git checkout params.yaml` takes a wrong -S "
+            "back"
+        )
+    given = entries[name]
+    if not isinstance(given, dict):
+        raise UserError(f"datasets.{name} is {given!r} in params.yaml: it must be an entry, with path and labels")
+    for key in given:
+        if key not in DATASET_DEFAULTS:
+            close = difflib.get_close_matches(key, DATASET_DEFAULTS, 1)
+            hint = f"did you mean {close[0]}?" if close else f"an entry can have {', '.join(DATASET_DEFAULTS)}"
+            raise UserError(f"datasets.{name} in params.yaml has the key {key}: {hint}")
+    entry = DATASET_DEFAULTS | given
+
+    def check(valid: bool, key: str, expected: str) -> None:
+        if not valid:
+            raise UserError(f"datasets.{name}.{key} is {entry[key]!r} in params.yaml: it must be {expected}")
+
+    check(any(entry[key] for key in ("environment", "path", "hub")), "path", "a folder or file, or give hub")
+    size, fraction, quality = entry["image_size"], entry["test_fraction"], entry["reencode"]
+    check(isinstance(size, int) and 32 <= size <= 512 and size % 2 == 0, "image_size", "an even number from 32 to 512")
+    check(entry["fit"] in FITS, "fit", " or ".join(FITS))
+    check(isinstance(fraction, int | float) and 0 < fraction < 1, "test_fraction", "between 0 and 1")
+    is_quality = isinstance(quality, int) and not isinstance(quality, bool) and 1 <= quality <= 95
+    check(quality is None or is_quality, "reencode", "a JPEG quality, 1 to 95")
+    check(quality is None or not entry["strict"], "reencode", "left out of a strict entry")
+    for key in ("environment", "path", "hub", "image", "label", "source", "group"):
+        check(entry[key] is None or isinstance(entry[key], str), key, "a name")
+    check(entry["near_duplicates"] in ("together", "anywhere"), "near_duplicates", "together or anywhere")
+    labels = entry["labels"]
+    check(isinstance(labels, dict) and set(labels) == set(CLASSES), "labels", "a map with the keys FAKE and REAL")
+    lists = {key: value if isinstance(value, list) else [value] for key, value in labels.items()}
+    entry["labels"] = {key: [str(one) for one in lists[key]] for key in CLASSES}
+    both = set(entry["labels"]["FAKE"]) & set(entry["labels"]["REAL"])
+    check(not both, "labels", f"one class for each name, {', '.join(sorted(both))} has two")
+    return entry

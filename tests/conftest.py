@@ -2,6 +2,7 @@
 
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 import signal
@@ -40,7 +41,14 @@ TINY: dict[str, Any] = {
 }
 
 
-LONGEST = ("test_interrupted.py", "test_remote.py", "test_queue.py", "test_pipeline.py", "test_train.py")
+LONGEST = (
+    "test_memory.py",
+    "test_interrupted.py",
+    "test_remote.py",
+    "test_queue.py",
+    "test_pipeline.py",
+    "test_train.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -79,6 +87,11 @@ class Project:
         for name in names:
             del content["stages"][name]
         yaml.dump(content, self.path / file)
+
+    def changed_stages(self, *targets: str) -> set[str]:
+        """The stages that `dvc repro` would run, but for the one that always runs."""
+        status = json.loads(self.run("dvc", "status", "--json", *targets).stdout)
+        return {name.rpartition(":")[2] for name in status} - {"fingerprint"}
 
     def start(self, *command: str) -> "subprocess.Popen[str]":
         """Start a command in the folder and go on."""

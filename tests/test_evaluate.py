@@ -17,20 +17,20 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
-from safetensors.numpy import save_file
 from sklearn import metrics as sk
 
 from detector.errors import UserError
 from detector.explain import occlusion_maps
 from detector.labels import probability
 from stages.data import load_split
+from stages.data import write_split as pack_split
 from stages.evaluate.__main__ import main
 from stages.evaluate.deletion import deletion_test
 from stages.model import build, load_model, predict_logits, save_model
 from tests.models import trained
 
 ROOT = Path(__file__).parent.parent
-TEST = "data/test.safetensors"
+TEST = "data/test"
 N = 400
 TEMPERATURE = 2.0
 
@@ -41,14 +41,13 @@ def write_split(path: Path, labels: np.ndarray, object_class: np.ndarray, leaked
     images = random.integers(0, 160, (len(labels), 32, 32, 3), dtype=np.uint8)
     images += (random.integers(0, 40, len(labels)) + 25 * (labels == 0)).astype(np.uint8)[:, None, None, None]
     info = {"dataset": "sample", "name": "test", "classes": ["FAKE", "REAL"], "digest": "0"}
-    tensors: dict[str, np.ndarray] = {
-        "images": images,
+    columns: dict[str, np.ndarray] = {
         "labels": labels.astype(np.int64),
         "object_class": object_class.astype(np.int8),
         "leaked": leaked.astype(np.uint8),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, path, metadata={"split": json.dumps(info, sort_keys=True)})
+    shutil.rmtree(path, ignore_errors=True)
+    pack_split(path, images.shape, lambda start, stop: images[start:stop], columns, info)
 
 
 def write_model(folder: Path) -> None:
@@ -274,6 +273,7 @@ def test_every_plot_of_dvc_yaml_shows_something(tmp_path: Path) -> None:
     evaluate(tmp_path)
     classes = rows(tmp_path / "plots/test/object_classes.csv")
     assert [row["object_class"] for row in classes] == ["all"]
+    shutil.copytree(ROOT / "plots/data", tmp_path / "plots/data")
     for split in ("train", "val"):
         for metric in ("loss", "accuracy"):
             path = tmp_path / f"plots/training/plots/metrics/{split}/{metric}.tsv"
@@ -286,7 +286,7 @@ def test_every_plot_of_dvc_yaml_shows_something(tmp_path: Path) -> None:
     shown = subprocess.run([*dvc, "plots", "show", "--json"], cwd=tmp_path, capture_output=True, text=True, check=True)
     plots = json.loads(shown.stdout)
     assert not plots.get("errors")
-    assert len(plots["data"]) == 10
+    assert len(plots["data"]) == 13
     for name, (plot,) in plots["data"].items():
         if name.endswith(".png"):
             assert plot["type"] == "image"
@@ -309,12 +309,12 @@ def test_a_missing_model_ends_in_one_line(evaluated: Path, tmp_path: Path) -> No
 
 def test_what_does_not_fit_is_refused(evaluated: Path, tmp_path: Path) -> None:
     changed_cards: dict[str, dict[str, Any]] = {
-        "the model takes 64x64 RGB images, data/test.safetensors has 32x32x3": {"input_size": 64},
+        "the model takes 64x64 RGB images, data/test has 32x32x3": {"input_size": 64},
         "models/trained/model.json is not valid: classes.0 is 'REAL'": {"classes": ["REAL", "FAKE"]},
         "models/trained/model.json is not valid: it lacks threshold": {"threshold": None},
     }
     no_list = "evaluate.corruptions.jpeg is 50 in params.yaml: a list of numbers from 1 to 95"
-    expected = [*changed_cards, no_list, "data/test.safetensors is missing", "need FAKE and REAL images"]
+    expected = [*changed_cards, no_list, "data/test is missing", "need FAKE and REAL images"]
     folders = [tmp_path / str(number) for number in range(len(expected))]
     for folder in folders:
         shutil.copytree(evaluated, folder)
@@ -325,7 +325,7 @@ def test_what_does_not_fit_is_refused(evaluated: Path, tmp_path: Path) -> None:
         (folder / "models/trained/model.json").write_text(json.dumps(kept))
     params = folders[-3] / "params.yaml"
     params.write_text(params.read_text().replace("jpeg: [80, 65, 58, 50, 40]", "jpeg: 50"))
-    (folders[-2] / TEST).unlink()
+    shutil.rmtree(folders[-2] / TEST)
     write_split(folders[-1] / TEST, np.zeros(20), np.zeros(20), np.zeros(20))
 
     for folder, words in zip(folders, expected, strict=True):

@@ -30,7 +30,7 @@ MODELS = YAML(typ="safe").load(ROOT / "params.yaml")["models"]
 @pytest.fixture(scope="module")
 def images(prepared: Path) -> np.ndarray:
     """uint8 (1000, 32, 32, 3)"""
-    return load_split(prepared / "data/train.safetensors").images[:1000]
+    return load_split(prepared / "data/train").images[:1000]
 
 
 @pytest.mark.parametrize("name", ["small_resnet", pytest.param("resnet18", marks=pytest.mark.slow), "vit_tiny"])
@@ -162,5 +162,5 @@ def test_weights_that_sixteen_bits_cannot_hold_are_refused(here: Path) -> None:
 def test_a_model_of_other_data_is_told(here: Path) -> None:
     path = here / "models/trained/model.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"data_digest": "0"}))
-    with pytest.raises(UserError, match=r"was not trained on data/train\.safetensors"):
+    with pytest.raises(UserError, match=r"was not trained on data/train"):
         main()

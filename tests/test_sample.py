@@ -123,7 +123,7 @@ def test_what_make_demo_trains_is_right_on_more_than_90_percent_of_the_test_spli
     train_here()
     network, record = load_model(project.path / "models/trained")
     assert record.stem == "residual"
-    test = load_split(project.path / "data/test.safetensors")
+    test = load_split(project.path / "data/test")
     logits = predict_logits(network, test.images, record.mean, record.std, record.flip_tta_margin)
     p_fake, is_fake = probability(logits, record.temperature), test.labels == FAKE
     accuracy = 100 * ((p_fake >= record.threshold) == is_fake).mean()

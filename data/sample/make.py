@@ -74,7 +74,7 @@ def crop(photographs: list[Image.Image], count: int, rng: np.random.Generator) -
 
 
 def blurred(x: Tensor) -> Tensor:
-    """What the 4x4 thumbnail still knows of x (N, 3, 32, 32)."""
+    """What the thumbnail, an eighth of its size, still knows of x (N, 3, 8 h, 8 w)."""
     return F.interpolate(F.avg_pool2d(x, 8), scale_factor=8.0, mode="bilinear")
 
 
@@ -122,15 +122,15 @@ def as_tensor(pixels: np.ndarray) -> Tensor:
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def train(crops: np.ndarray) -> Generator:
+def train(crops: np.ndarray, steps: int = STEPS) -> Generator:
     """The trained generator: it draws detail with a standard deviation of 1."""
     generator = Generator()
     average = AveragedModel(generator, multi_avg_fn=get_ema_multi_avg_fn(0.99))
     optimizer = torch.optim.AdamW(generator.parameters(), lr=3e-3, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, STEPS, pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, steps, pct_start=0.1)
     pixels = as_tensor(crops)
     scale = (pixels - blurred(pixels)).std().item()
-    for _ in (bar := trange(STEPS, desc="train generator", mininterval=5)):
+    for _ in (bar := trange(steps, desc="train generator", mininterval=5)):
         x = pixels[torch.randint(len(pixels), (BATCH,))]
         # colours in any order: other photographs than these have other colours
         x = x.gather(1, torch.rand(BATCH, 3).argsort(1)[:, :, None, None].expand_as(x))
@@ -149,14 +149,14 @@ def train(crops: np.ndarray) -> Generator:
 
 
 @torch.no_grad()
-def generate(generator: Generator, crops: np.ndarray, what: str) -> np.ndarray:
-    """One image, uint8 (32, 32, 3), for the thumbnail of each crop: Euler's method from noise."""
+def generate(generator: Generator, crops: np.ndarray, what: str = "", draws: int = DRAWS) -> np.ndarray:
+    """One image for the thumbnail of each crop, uint8 (N, 8 h, 8 w, 3): Euler's method from noise."""
     pixels = as_tensor(crops)
     thumbnail = blurred(pixels)
     x = torch.randn_like(thumbnail)
-    for step in trange(DRAWS, desc=f"draw fakes ({what})"):
-        guess = generator(x, thumbnail, torch.full((len(x),), step / DRAWS))
-        x = x + (guess - x) / (DRAWS - step)
+    for step in trange(draws, desc=f"draw fakes ({what})", disable=not what):
+        guess = generator(x, thumbnail, torch.full((len(x),), step / draws))
+        x = x + (guess - x) / (draws - step)
     # as much detail as in the crop: contrast must not tell the classes apart
     detail = x * ((pixels - thumbnail).std((1, 2, 3)) / x.std((1, 2, 3))).view(-1, 1, 1, 1)
     fakes = (thumbnail + detail + 1) * 127.5

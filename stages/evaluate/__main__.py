@@ -1,4 +1,4 @@
-"""Measure the trained detector: models/trained and data/test.safetensors in, metrics and plots out.
+"""Measure the trained detector: models/trained and data/test in, metrics and plots out.
 
     dvc repro evaluate
     python -m stages.evaluate       the same without DVC
@@ -10,6 +10,7 @@ abstention band were chosen on validation and are read from model.json.
 
 import json
 import math
+from collections.abc import Callable
 from functools import partial
 from statistics import fmean
 from typing import Any
@@ -28,12 +29,12 @@ from detector.record import ModelRecord
 from stages import keep_freed_memory
 from stages.data import OBJECT_CLASSES, Split, load_split
 from stages.device import claim
-from stages.evaluate.corruptions import SUMMARIES, check_corruptions, corrupt
+from stages.evaluate.corruptions import SUMMARIES, check_corruptions, corruption
 from stages.evaluate.curves import write_plots
 from stages.evaluate.deletion import deletion_test
 from stages.evaluate.sheets import draw_explained, draw_mistakes
 from stages.metrics import classification_metrics
-from stages.model import EVALUATION_BATCH, load_model, predict_logits
+from stages.model import evaluation_batch, load_model, predict_logits
 from stages.params import load_params
 
 
@@ -45,21 +46,26 @@ def main() -> None:
         raise UserError(f"evaluate.explained is {options['explained']!r} in params.yaml: 1 or more")
     check_corruptions(options["corruptions"])
     network, record = load_model("models/trained", "cuda" if torch.cuda.is_available() else "cpu")
-    test = load_split("data/test.safetensors")
+    test = load_split("data/test")
     check_fit(record, test)
 
-    def score(images: np.ndarray, margin: float = record.flip_tta_margin, progress: Any = iter) -> np.ndarray:
+    def score(images: np.ndarray, margin: float = record.flip_tta_margin) -> np.ndarray:
         """Logits (N) of images uint8 (N, H, W, 3)."""
-        return predict_logits(network, images, record.mean, record.std, margin, progress=progress)
+        return predict_logits(network, images, record.mean, record.std, margin)
 
-    def score_test(images: np.ndarray, name: str) -> np.ndarray:
-        bar = partial(tqdm, desc=name, unit=" images", unit_scale=EVALUATION_BATCH, disable=None)
-        logits = score(images, progress=bar)
+    def score_test(name: str, change: Callable[[np.ndarray], np.ndarray] = lambda images: images) -> np.ndarray:
+        """Logits of all test images, each block of them changed first."""
+        parts, batch_size = [], evaluation_batch(network, record.input_size)
+        with tqdm(total=len(test), desc=name, unit=" images", unit_scale=True, disable=None) as bar:
+            for start in range(0, len(test), batch_size):
+                parts.append(score(change(test.images[start : start + batch_size])))
+                bar.update(len(parts[-1]))
+        logits = np.concatenate(parts)
         if not np.isfinite(logits).all():
             raise UserError("the model gives scores that are not finite: `dvc repro -f train`")
         return logits
 
-    logits = score_test(test.images, "test images")
+    logits = score_test("test images")
     scores: dict[str, np.ndarray] = {
         "index": np.arange(len(test), dtype=np.int32),
         "label": test.labels.astype(np.int8),
@@ -73,7 +79,7 @@ def main() -> None:
     robustness = [robustness_row("none", 0, 0, scores["p_fake"], test, record)]
     for kind, strengths in options["corruptions"].items():
         for level, strength in enumerate(strengths, start=1):
-            corrupted = score_test(corrupt(test.images, kind, strength), f"{kind} {strength}")
+            corrupted = score_test(f"{kind} {strength}", corruption(kind, strength))
             p_fake = probability(corrupted, record.temperature)
             robustness.append(robustness_row(kind, level, strength, p_fake, test, record))
     for name, kinds in SUMMARIES.items():
@@ -109,7 +115,7 @@ def check_fit(record: ModelRecord, test: Split) -> None:
     size, shape = record.input_size, test.images.shape[1:]
     if shape != (size, size, 3):
         raise UserError(
-            f"the model takes {size}x{size} RGB images, data/test.safetensors has "
+            f"the model takes {size}x{size} RGB images, data/test has "
             f"{'x'.join(map(str, shape))}: `dvc repro` makes both anew"
         )
 

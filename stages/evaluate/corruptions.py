@@ -15,19 +15,21 @@ from scipy.ndimage import gaussian_filter
 
 from detector.errors import UserError
 from detector.images import decode
+from detector.sizes import REFERENCE_SIDE
 
-CHUNK = 1000  # images at a time: as float64 they take eight times the memory
 
+def corruption(kind: str, strength: float) -> Callable[[np.ndarray], np.ndarray]:
+    """Return what corrupts a test split, block by block in order: uint8 (N, H, W, 3) -> uint8 (N, H, W, 3).
 
-def corrupt(images: np.ndarray, kind: str, strength: float) -> np.ndarray:
-    """uint8 (N, H, W, 3) -> uint8 (N, H, W, 3). Kinds and what their strength is:
+    Kinds and what their strength is:
 
-    noise: Gaussian, its standard deviation (of 1). blur: Gaussian, its sigma in pixels. jpeg: encoded and decoded, with
-    4:2:0 chroma, at that quality. rescale: bicubic to that many pixels in height and width, and back.
+    noise: Gaussian, its standard deviation (of 1). blur: Gaussian, its sigma in pixels of an image of 32 px. jpeg:
+    encoded and decoded, with 4:2:0 chroma, at that quality. rescale: bicubic to so many pixels of 32 in height and
+    width, and back. Blur and rescaling grow with the side: sigma 0.5 is 3.5 px in an image of 224 px, and 16 of 32 is
+    112 of 224.
     """
     random = np.random.default_rng(0)
-    chunks = [KINDS[kind][0](images[i : i + CHUNK], strength, random) for i in range(0, len(images), CHUNK)]
-    return np.concatenate(chunks)
+    return lambda images: KINDS[kind][0](images, strength, random)
 
 
 def noise(images: np.ndarray, sd: float, random: np.random.Generator) -> np.ndarray:
@@ -35,6 +37,7 @@ def noise(images: np.ndarray, sd: float, random: np.random.Generator) -> np.ndar
 
 
 def blur(images: np.ndarray, sigma: float, _: np.random.Generator) -> np.ndarray:
+    sigma = sigma * images.shape[1] / REFERENCE_SIDE
     return to_uint8(gaussian_filter(images.astype(np.float64), (0, sigma, sigma, 0)))
 
 
@@ -49,15 +52,20 @@ def jpeg(images: np.ndarray, quality: float, _: np.random.Generator) -> np.ndarr
 
 def rescale(images: np.ndarray, size: float, _: np.random.Generator) -> np.ndarray:
     height, width = images.shape[1:3]
-    pictures = [Image.fromarray(image).resize((int(size), int(size)), Image.Resampling.BICUBIC) for image in images]
-    return np.stack([np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC)) for picture in pictures])
+    side = max(1, int(size * height / REFERENCE_SIDE))
+
+    def there_and_back(image: np.ndarray) -> np.ndarray:
+        rescaled = Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC)
+        return np.asarray(rescaled.resize((width, height), Image.Resampling.BICUBIC))
+
+    return np.stack([there_and_back(image) for image in images])
 
 
 def to_uint8(images: np.ndarray) -> np.ndarray:
     return images.round().clip(0, 255).astype(np.uint8)
 
 
-# With the smallest and the largest strength.
+# With the smallest and the largest strength, whatever the side of the images.
 KINDS: dict[str, tuple[Callable[[np.ndarray, float, np.random.Generator], np.ndarray], float, float]] = {
     "noise": (noise, 0.001, 1),
     "blur": (blur, 0.1, 16),

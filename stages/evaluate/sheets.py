@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from detector.explain import enlarge, overlay, percent
 from detector.labels import CLASSES, FAKE
-from stages.data import OBJECT_CLASSES
+from stages.data import OBJECT_CLASSES, MappedImages
 
 COLUMNS, TILE, ENLARGED = 8, 128, 96  # tiles in a row, pixels
 HEADING, CAPTION, GAP = 34, 42, 4  # pixels
@@ -16,7 +16,7 @@ Tile = tuple[list[Image.Image], list[str]]  # pictures one below the other, line
 
 
 def draw_mistakes(
-    path: Path, scores: dict[str, np.ndarray], images: np.ndarray, said_fake: np.ndarray, number: int
+    path: Path, scores: dict[str, np.ndarray], images: np.ndarray | MappedImages, said_fake: np.ndarray, number: int
 ) -> None:
     """Draw the `number` most confident mistakes, half of each kind."""
     is_fake, logit = scores["label"] == FAKE, scores["logit"]
@@ -43,7 +43,7 @@ def draw_mistakes(
 def draw_explained(
     path: Path,
     scores: dict[str, np.ndarray],
-    images: np.ndarray,
+    images: np.ndarray | MappedImages,
     said_fake: np.ndarray,
     chosen: np.ndarray,
     maps: np.ndarray,

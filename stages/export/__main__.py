@@ -21,11 +21,12 @@ from detector.errors import UserError, run
 from detector.files import atomic_write
 from detector.labels import FAKE, probability
 from detector.record import ExportedRecord, ModelRecord
-from stages.data import Split, load_split
+from detector.sizes import images_at_a_time
+from stages.data import MappedImages, Split, load_split
 from stages.device import claim
 from stages.export.card import write_card
 from stages.export.onnx_file import save_half, save_onnx
-from stages.export.ood import BATCH, ExportGraph, other_pictures
+from stages.export.ood import ExportGraph, other_pictures
 from stages.model import load_model, predict_logits
 
 if TYPE_CHECKING:  # detector imports it at run time, after turning its telemetry off
@@ -33,15 +34,16 @@ if TYPE_CHECKING:  # detector imports it at run time, after turning its telemetr
 
 COMPARED, LARGEST_DIFFERENCE = 1000, 2e-3  # test images, and by how much one's probability may differ
 REFERENCE_IMAGES = 10_000  # of the train split, for the OOD statistics; more make no difference
+BATCH = 500  # images of 32 px scored at a time
 VALIDATION_SHARE = 0.99  # of the validation images whose OOD score is within the threshold
 
 
 def main() -> None:
     claim()
     trained, record = load_model("models/trained")
-    train, val, test = (load_split(f"data/{name}.safetensors") for name in ("train", "val", "test"))
+    train, val, test = (load_split(f"data/{name}") for name in ("train", "val", "test"))
     if record.data_digest != train.info["digest"]:
-        raise UserError("models/trained was not trained on data/train.safetensors: `dvc repro` makes both anew")
+        raise UserError("models/trained was not trained on data/train: `dvc repro` makes both anew")
     reports = {name: read_report(name) for name in ("prepare", "train", "test", "robustness")}
 
     with atomic_write("models/exported") as folder, atomic_write("metrics/export.json") as metrics_file:
@@ -70,18 +72,20 @@ def write_model(
     folder: Path,
     trained: nn.Module,
     record: ModelRecord,
-    train: np.ndarray,
-    val: np.ndarray,
+    train: np.ndarray | MappedImages,
+    val: np.ndarray | MappedImages,
     dataset: str,
     test: dict[str, float | str],
 ) -> ExportedRecord:
-    """Write the folder, but for its card; train and val are images, uint8 (N, H, W, 3), test is metrics/test.json."""
+    """Write the folder, but for its card; train and val are images, test is metrics/test.json."""
     folder.mkdir(parents=True)
     network = save_half(trained, record, folder / "model.safetensors")
     chosen = np.random.default_rng(0).permutation(len(train))[:REFERENCE_IMAGES]
-    graph = ExportGraph(network, record.mean, record.std, train[np.sort(chosen)])
+    batch_size = images_at_a_time(BATCH, record.network_size)
+    batches = np.split(np.sort(chosen), range(batch_size, len(chosen), batch_size))
+    graph = ExportGraph(network, record.mean, record.std, (train[batch] for batch in batches))
     save_onnx(graph, record.input_size, folder / "model.onnx")
-    _, ood_scores = score_all(open_session(folder / "model.onnx"), val, 0)
+    _, ood_scores = score_all(open_session(folder / "model.onnx"), val, 0, batch_size)
     threshold = float(np.quantile(ood_scores, VALIDATION_SHARE))
     exported = ExportedRecord.make(
         **record.model_dump(),
@@ -97,30 +101,33 @@ def export_metrics(folder: Path, trained: nn.Module, record: ExportedRecord, tes
     """Return metrics/export.json: by how much P(FAKE) differs at most, the accuracy of the exported model on the test
     split, and which share of it, and of pictures of other kinds, is called out of distribution."""
     session, threshold = open_session(folder / "model.onnx"), record.out_of_distribution.threshold
-    logits, ood_scores = score_all(session, test.images, record.flip_tta_margin)
+    batch_size = images_at_a_time(BATCH, record.network_size)
+    logits, ood_scores = score_all(session, test.images, record.flip_tta_margin, batch_size)
     p_fake = probability(logits, record.temperature)
     compared = test.images[np.linspace(0, len(test) - 1, min(COMPARED, len(test))).astype(int)]
     # without flip test-time augmentation: rounding decides which logit is close enough to 0 for it
     both = np.concatenate([compared, compared[:, :, ::-1]])
-    exported_p_fake = probability(score_all(session, both, 0)[0], record.temperature)
-    trained_p_fake = probability(predict_logits(trained, both, record.mean, record.std, 0, BATCH), record.temperature)
+    exported_p_fake = probability(score_all(session, both, 0, batch_size)[0], record.temperature)
+    trained_logits = predict_logits(trained, both, record.mean, record.std, 0, batch_size)
+    trained_p_fake = probability(trained_logits, record.temperature)
     metrics = {
         "compared": len(compared),
         "largest_difference": float(np.abs(exported_p_fake - trained_p_fake).max()),
         "exported_accuracy": float(((p_fake >= record.threshold) == (test.labels == FAKE)).mean()),
         "ood_test": float((ood_scores > threshold).mean()),
     }
-    for kind, images in other_pictures(test.images, record.dataset).items():
-        metrics[f"ood_{kind}"] = float((score_all(session, images, 0)[1] > threshold).mean())
+    for kind, images in other_pictures(test.images, record.dataset):
+        metrics[f"ood_{kind}"] = float((score_all(session, images, 0, batch_size)[1] > threshold).mean())
     return {name: round(value, 6) for name, value in metrics.items()}  # an int stays one
 
 
 def score_all(
-    session: "onnxruntime.InferenceSession", images: np.ndarray, flip_tta_margin: float
+    session: "onnxruntime.InferenceSession", images: np.ndarray | MappedImages, flip_tta_margin: float, batch_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Do what `score` does for any number of images; the first of them alone, as people ask."""
-    parts = [images[:1], *np.split(images[1:], range(BATCH, len(images) - 1, BATCH))]
-    logits, ood_scores = zip(*(score(session, part, flip_tta_margin) for part in parts if len(part)), strict=True)
+    """Do what `score` does, for `batch_size` images at a time; the first of them alone, as people ask."""
+    bounds = [(0, 1), *((start, start + batch_size) for start in range(1, len(images), batch_size))]
+    answers = (score(session, images[start:stop], flip_tta_margin) for start, stop in bounds)
+    logits, ood_scores = zip(*answers, strict=True)
     return np.concatenate(logits), np.concatenate(ood_scores)
 
 

@@ -14,17 +14,18 @@ from ruamel.yaml import YAML
 from scipy.stats import binomtest
 
 from detector.images import FORMATS
-from detector.limit import LIMIT
+from detector.limit import limit_of
 from detector.pictures import MAX_PIXELS, SPARE
 from detector.record import ExportedRecord
-from stages.hub import HUB_DATASET
+
+HUB_DATASET = "dragonintelligence/CIFAKE-image-dataset"  # CIFAKE on the Hugging Face hub
 
 CORRUPTIONS = {  # metrics/robustness.json: heading, and what its strength is
     "none": "none",
     "noise": "Gaussian noise, standard deviation (of 1)",
-    "blur": "Gaussian blur, sigma in pixels",
+    "blur": "Gaussian blur, sigma in pixels (of 32)",
     "jpeg": "JPEG, quality",
-    "rescale": "made smaller and brought back, pixels",
+    "rescale": "made smaller and brought back, pixels (of 32)",
 }
 OOD_PICTURES = {  # metrics/export.json
     "ood_test": "test images",
@@ -76,6 +77,11 @@ def interval(accuracy: float, images: int) -> str:
 def body(record: ExportedRecord, reports: dict[str, Any], classes: Iterable[dict[str, str]]) -> str:
     prepare, train, test, export = (reports[name] for name in ("prepare", "train", "test", "export"))
     size, (low, high) = record.input_size, record.abstention_band
+    enlarged = (
+        f"\nThe model enlarges it to {record.enlarged_size}x{record.enlarged_size} (bicubic) for its network."
+        if record.network_size > size
+        else ""
+    )
     source = "CIFAKE" if record.dataset == "cifake" else "the small sample in data/sample: a model to try things with"
     flip_tta = (
         f" (where it is nearer\nto 0 than {record.flip_tta_margin:.2f}, the flipped image is scored as well, "
@@ -116,12 +122,12 @@ def body(record: ExportedRecord, reports: dict[str, Any], classes: Iterable[dict
     }
     return f"""# {record.model}: REAL or FAKE at {size}x{size}
 
-{LIMIT}
+{limit_of(record.dataset, size)}
 
 A binary classifier: the timm network `{record.timm}` with the arguments `{json.dumps(record.args)}`, stem
 `{record.stem}`, {train["parameters"]:,} parameters. Input uint8 (N, {size}, {size}, 3), RGB; the model subtracts mean
 and divides by standard deviation. One output is the logit of FAKE, the positive class{flip_tta}; the other is
-the OOD score, how far the picture is from the training images.
+the OOD score, how far the picture is from the training images.{enlarged}
 
 ```bash
 python -m detector photo.jpg --model FOLDER      # this folder, in a clone of the repository
@@ -134,7 +140,7 @@ evidence about where a picture comes from, and not to be used for decisions abou
 
 ## Limits
 
-- {LIMIT}
+- {limit_of(record.dataset, size)}
 - Other generators, other image processing, other sizes: nothing was measured but what stands below.
 - A FAKE or REAL is a statement about traces in {size}x{size} pixels. What a picture loses when it is made that small,
   the model does not see.

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from detector.record import ModelRecord
-from stages.model import build
+from stages.model import build_recorded
 
 # Tensors of up to so many numbers keep 32 bits: they are few, and the first layers' are among them. With theirs rounded
 # as well, P(FAKE) differs by up to 0.0016 instead of 0.0001 (resnet18, 2,000 test images).
@@ -25,7 +25,7 @@ def save_half(trained: nn.Module, record: ModelRecord, path: Path) -> nn.Module:
         for name, tensor in trained.state_dict().items()
     }
     save_file(state, path)
-    network = build(record.model_dump())
+    network = build_recorded(record)
     network.load_state_dict(state)
     return network.eval()
 

@@ -1,6 +1,6 @@
 """Out-of-distribution detection: the exported graph with its OOD score, and pictures to try it on."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,10 +11,10 @@ from sklearn.covariance import ledoit_wolf
 from torch import nn
 
 from detector.images import decode
+from stages.data import MappedImages
 from stages.model import normalize
 
 MAPS = [0, 1]  # the network's first intermediate maps, of which the OOD score is made
-BATCH = 500
 OTHER_PICTURES = 1000  # of each kind that no detector was trained on
 
 
@@ -36,13 +36,14 @@ class ExportGraph(nn.Module):
     scale: torch.Tensor
     whitening: torch.Tensor
 
-    def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float], reference: np.ndarray) -> None:
-        """reference: training images, uint8 (M, H, W, 3). mean and std: of the input."""
+    def __init__(
+        self, network: nn.Module, mean: Sequence[float], std: Sequence[float], reference: Iterable[np.ndarray]
+    ) -> None:
+        """reference: batches of training images, uint8 (M, H, W, 3). mean and std: of the input."""
         super().__init__()
         self.network, self.mean, self.std = network, mean, std
-        batches = np.split(reference, range(BATCH, len(reference), BATCH))
         with torch.inference_mode():
-            parts = [self.logits_and_maps(torch.from_numpy(batch))[1:] for batch in batches]
+            parts = [self.logits_and_maps(torch.from_numpy(batch))[1:] for batch in reference]
         means, deviations = (torch.cat(part) for part in zip(*parts, strict=True))
         self.register_buffer("least", 1e-3 * deviations.mean(0))  # of a single colour it is 0
         features = torch.cat([means, (deviations + self.least).log()], 1).numpy().astype(np.float64)
@@ -67,22 +68,23 @@ class ExportGraph(nn.Module):
         return logit, torch.linalg.vector_norm((features - self.center) / self.scale @ self.whitening.float(), dim=1)
 
 
-def other_pictures(images: np.ndarray, dataset: str) -> dict[str, np.ndarray]:
-    """Return pictures that are none of CIFAKE's, by kind, uint8 (N, H, W, 3); some are made of test images."""
+def other_pictures(images: MappedImages, dataset: str) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield kinds of pictures that are none of the data set's, and such pictures, uint8 (N, H, W, 3). Some are made of
+    its test images; of a large side they take gigabytes, so one kind is there at a time."""
     random = np.random.default_rng(0)
     size = images.shape[1]
     shape = (OTHER_PICTURES, size, size, 3)
     source = images[np.linspace(0, len(images) - 1, OTHER_PICTURES).astype(int)]
+    yield "noise", random.integers(0, 256, shape, np.uint8)
+    yield "colour", np.broadcast_to(random.integers(0, 256, (OTHER_PICTURES, 1, 1, 3), np.uint8), shape)
     corner = (size - 8) // 2
     crops = [Image.fromarray(image[corner : corner + 8, corner : corner + 8]) for image in source]
-    kinds = {
-        "noise": random.integers(0, 256, shape, np.uint8),
-        "colour": np.broadcast_to(random.integers(0, 256, (OTHER_PICTURES, 1, 1, 3), np.uint8), shape),
-        "enlarged": np.stack([np.asarray(crop.resize((size, size), Image.Resampling.BICUBIC)) for crop in crops]),
-        "inverted": 255 - source,
-    }
-    if dataset != "sample":
-        rows = pq.read_table("data/sample/test.parquet").to_pylist()
-        for label, name in enumerate(("other_fakes", "other_photographs")):
-            kinds[name] = np.stack([decode(row["image"]["bytes"]) for row in rows if row["label"] == label])
-    return kinds
+    yield "enlarged", np.stack([np.asarray(crop.resize((size, size), Image.Resampling.BICUBIC)) for crop in crops])
+    yield "inverted", 255 - source
+    if dataset == "sample":
+        return
+    rows = pq.read_table("data/sample/test.parquet").to_pylist()
+    for label, name in enumerate(("other_fakes", "other_photographs")):
+        pictures = np.stack([decode(row["image"]["bytes"]) for row in rows if row["label"] == label])
+        if pictures.shape[1:] == shape[1:]:  # resized, they would be told by that
+            yield name, pictures

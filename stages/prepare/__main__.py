@@ -1,7 +1,10 @@
-"""A data set in, packed splits out: data/{train,val,test}.safetensors and metrics/prepare.json.
+"""A data set in, packed splits out: data/train, data/val, data/test, metrics/prepare.json and plots/data.
 
-dvc repro prepare
-python -m stages.prepare        the same without DVC
+    dvc repro prepare
+    python -m stages.prepare        the same without DVC
+
+It reports what a researcher should know before training: damaged and doubled pictures, and traits of the files that
+tell the classes apart without a look at what they show.
 """
 
 import contextlib
@@ -14,51 +17,97 @@ from tqdm import tqdm
 
 from detector.errors import UserError, run
 from detector.files import atomic_write
-from stages.params import load_params
-from stages.prepare.decoding import decode_split
-from stages.prepare.packing import write_split
-from stages.prepare.report import data_report, print_summary, print_warnings
-from stages.prepare.sources import open_source
-from stages.prepare.validation import validation_mask
+from detector.labels import FAKE
+from stages.params import dataset_entry, load_params
+from stages.prepare.decoding import Decoded, decode_split
+from stages.prepare.near_duplicates import near_duplicates
+from stages.prepare.packing import pack
+from stages.prepare.report import data_report, print_summary, print_warnings, write_plots
+from stages.prepare.shortcuts import shortcuts
+from stages.prepare.sources import check_names, open_source
+from stages.prepare.splitting import cut_off, group_ids, links_of
 
 
 def main() -> None:
     params = load_params()
-    dataset, choices = params["dataset"], params["prepare"]
-    check_choices(dataset, choices)
-    kind, encoded = open_source(dataset, choices["revision"])
+    name, entry, choices = params["dataset"], dataset_entry(params), params["prepare"]
+    check_choices(choices)
+    kind, source = open_source(name, entry)
+    if entry["strict"]:
+        for pictures in source.values():
+            check_names(name, pictures)
 
-    count = sum(len(split.names) for split in encoded.values())
+    count = sum(map(len, source.values()))
     with tqdm(total=count, desc="decode", unit=" images", unit_scale=True, disable=None) as bar:
-        train = decode_split(encoded.pop("train"), bar)
-        test = decode_split(encoded.pop("test"), bar)
+        splits = [decode_split(one, entry, choices["skip_damaged"], Path("data"), bar) for one in source.values()]
+    data = Decoded.join(splits)
+    near = near_duplicates(data.perceptual_hashes, data.hashes, data.read)
+    given = {split: data.split == number for number, split in enumerate(source)}
+    parts = split_up(name, data, given, near, entry, choices)
 
-    in_val = validation_mask(train, choices["val_fraction"], choices["seed"])
-    leaked = np.isin(test.hashes, train.hashes)
-    report = data_report(dataset, train, test, in_val, leaked)
+    leaked = np.isin(data.hashes[parts["test"]], data.hashes[~parts["test"]])
+    found = shortcuts(data.traits, data.labels == FAKE)
+    report = data_report(name, entry, data, given, parts, leaked, near, found)
 
-    # All four are written before the first takes its place: a full disk leaves the earlier ones as they were.
+    # All are written before the first takes its place: a full disk leaves the earlier ones as they were.
     with contextlib.ExitStack() as stack:
 
         def out(path: str) -> Path:
             return stack.enter_context(atomic_write(path))
 
-        write_split(out("data/train.safetensors"), dataset, "train", train, ~in_val)
-        write_split(out("data/val.safetensors"), dataset, "val", train, in_val)
-        write_split(out("data/test.safetensors"), dataset, "test", test, np.ones(len(leaked), bool), leaked)
+        names = np.unique(data.sources).tolist()
+        for part, rows in parts.items():
+            info = {"dataset": name, "name": part, "fit": entry["fit"], "reencode": entry["reencode"]}
+            pack(out(f"data/{part}"), info, data, rows, names, leaked if part == "test" else None)
+        write_plots(out("plots/data"), data, parts, near, found)
         out("metrics/prepare.json").write_text(json.dumps(report, indent=2) + "\n")
     print_summary(kind, report)
-    print_warnings(dataset, report)
+    print_warnings(name, entry, report, data, found)
 
 
-def check_choices(dataset: object, choices: dict[str, Any]) -> None:
-    if dataset not in ("cifake", "sample"):
-        raise UserError(f"dataset is {dataset!r} in params.yaml; it can be cifake or sample")
-    fraction, seed = choices["val_fraction"], choices["seed"]
+def check_choices(choices: dict[str, Any]) -> None:
+    fraction, seed, skip = choices["val_fraction"], choices["seed"], choices["skip_damaged"]
     if not isinstance(fraction, int | float) or not 0 < fraction < 1:
         raise UserError(f"prepare.val_fraction is {fraction!r} in params.yaml; it must lie between 0 and 1")
     if not isinstance(seed, int) or seed < 0:
         raise UserError(f"prepare.seed is {seed!r} in params.yaml; it must be an integer, 0 or more")
+    if not isinstance(skip, bool):
+        raise UserError(f"prepare.skip_damaged is {skip!r} in params.yaml; it must be true or false")
+
+
+def split_up(
+    name: str,
+    data: Decoded,
+    given: dict[str, np.ndarray],
+    near: np.ndarray,
+    entry: dict[str, Any],
+    choices: dict[str, Any],
+) -> dict[str, np.ndarray]:
+    """Return which images are train, val and test: bool (N) each.
+
+    given: the splits that the data set has; they stay as they are. The others are cut off from its train split, so that
+    copies, images of one group and, unless the entry says otherwise, near-duplicates are on one side.
+    """
+    named = np.flatnonzero(data.groups != "")
+    links = [links_of(data.hashes), named[links_of(data.groups[named])]]
+    if entry["near_duplicates"] == "together":
+        links.append(near)
+    groups = group_ids(len(data), *links)
+    kinds = np.char.add(data.object_class.astype(str), data.sources)
+    strata = np.unique(kinds, return_inverse=True)[1]
+    parts, rest = dict(given), given["train"].copy()
+    # what is like an image of a val split that is given is no test image
+    held = np.isin(groups, groups[given["val"]]) if "val" in given else np.zeros(len(data), bool)
+    for part, what, fraction in (
+        ("test", f"datasets.{name}.test_fraction", entry["test_fraction"]),
+        ("val", "prepare.val_fraction", choices["val_fraction"]),
+    ):
+        if part not in parts:
+            pool = np.flatnonzero(rest & ~held if part == "test" else rest)
+            chosen = cut_off(data.labels[pool], strata[pool], groups[pool], fraction, choices["seed"], what)
+            parts[part] = np.isin(np.arange(len(data)), pool[chosen])
+            rest &= ~parts[part]
+    return {"train": rest, "val": parts["val"], "test": parts["test"]}
 
 
 if __name__ == "__main__":

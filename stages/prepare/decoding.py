@@ -1,81 +1,191 @@
-"""Encoded images to pixels, in parallel, each checked on the way."""
+"""Encoded pictures to pixels, in parallel, each checked on the way."""
 
 import contextlib
 import hashlib
-import io
 import math
 import mmap
 import multiprocessing
 import os
 import re
 import signal
+import tempfile
 import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from multiprocessing.connection import Connection
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
-from PIL import Image, JpegImagePlugin
 from tqdm import tqdm
 
 from detector.errors import UserError
-from detector.images import decode, one_line_errors
-from stages.prepare.sources import EncodedSplit
+from detector.images import decode
+from detector.labels import CLASSES
+from detector.pictures import preprocess
+from stages.prepare.sources import Pictures
+from stages.prepare.traits import (
+    FILE_FIELDS,
+    PIXEL_FIELDS,
+    TRAITS,
+    FileTraits,
+    file_traits,
+    perceptual_hashes,
+    pixel_traits,
+)
 
-SIZE = 32
-CHUNK = 250  # images that a process decodes at a time
+CHUNK = 250  # pictures that a process decodes at a time
 MOST_PROCESSES = 8
+MOST_NAMED = 10  # damaged pictures in an error
+ABOUT_SIZE = r"\d+x\d+|times (smaller|larger)"  # notes of the detector that are no news of a training picture
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class DecodedSplit:
-    """A split as pixels. All but `images` are in canonical order, the same for every source: by pixels, label, object
-    class."""
+class Decoded:
+    """Whole pictures as pixels, of one split or of several, one after the other.
 
-    images: np.ndarray  # uint8 (N, 32, 32, 3), as the source has them: 300 MB are moved once, when they are packed
-    rows: np.ndarray  # int64 (N), where in `images` they are
+    All but `images` are in canonical order within a split, the same for every source: by pixels, label, object class.
+    """
+
+    images: list[np.ndarray]  # of each split uint8 (M, S, S, 3), as its source has them, in a file without a name
+    split: np.ndarray  # int8 (N), index into `images`
+    rows: np.ndarray  # int64 (N), where in `images[split]` they are
     hashes: np.ndarray  # 16 bytes (N), of the pixels
+    perceptual_hashes: np.ndarray  # uint64 (N)
+    traits: np.ndarray  # TRAITS (N)
     labels: np.ndarray  # int64 (N)
+    sources: np.ndarray  # str (N)
+    groups: np.ndarray  # str (N); "" is no group
     object_class: np.ndarray  # int8 (N)
-    jpeg: Counter[tuple[int, str]]  # images by (label, encoder settings)
+    notes: Counter[str]  # pictures by what the detector would note of them, but for their size
+    damaged: int  # pictures that were left out
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        return self.images[0].shape[1:]
+
+    def read(self, chosen: np.ndarray) -> np.ndarray:
+        """Return images by their place, int64 (K) -> uint8 (K, S, S, 3)."""
+        images = np.empty((len(chosen), *self.image_shape), np.uint8)
+        for number, of_split in enumerate(self.images):
+            here = self.split[chosen] == number
+            images[here] = of_split[self.rows[chosen[here]]]
+        return images
+
+    @classmethod
+    def join(cls, splits: "Sequence[Decoded]") -> "Decoded":
+        """Return several splits as one, in this order."""
+        arrays = {
+            name: np.concatenate([getattr(split, name) for split in splits])
+            for name in ("rows", "hashes", "perceptual_hashes", "traits", "labels", "sources", "groups", "object_class")
+        }
+        return cls(
+            images=[images for split in splits for images in split.images],
+            split=np.concatenate([np.full(len(split), number, np.int8) for number, split in enumerate(splits)]),
+            notes=sum((split.notes for split in splits), Counter()),
+            damaged=sum(split.damaged for split in splits),
+            **arrays,
+        )
 
 
-def decode_split(split: EncodedSplit, bar: tqdm) -> DecodedSplit:
-    """Read, check and decode every image, in parallel. Raises UserError on the first bad one."""
-    n = len(split.names)
-    images = shared((n, SIZE, SIZE, 3), "u1")
-    hashes = shared((n,), "S16")
-    known: dict[bytes, str] = {}
+def decode_split(pictures: Pictures, entry: dict[str, Any], skip_damaged: bool, spool: Path, bar: tqdm) -> Decoded:
+    """Read, check and decode every picture, in parallel. entry: of `datasets`. spool: the folder for the pixels' file.
 
-    def work(start: int) -> list[str]:
-        settings = []
-        for i in range(start, min(start + CHUNK, n)):
+    Raises UserError with the first damaged ones, unless they are to be left out.
+    """
+    n, size = len(pictures), entry["image_size"]
+    images = on_disk((n, size, size, 3), spool)
+    hashes, perceptual, traits = shared((n,), "S16"), shared((n,), "u8"), shared((n,), TRAITS)
+    known: dict[bytes, FileTraits] = {}
+
+    def work(start: int) -> tuple[int, list[tuple[int, str]], Counter[str]]:
+        stop = min(start + CHUNK, n)
+        damaged, notes = [], Counter[str]()
+        of_files = [FileTraits(0, 0, 0, "", "", "", "")] * (stop - start)
+        for i in range(start, stop):
             try:
-                images[i], setting = decode_strictly(split.read(i), known)
+                data = pictures.read(i)
+                of_files[i - start] = found = file_traits(data, known)
+                if entry["strict"]:
+                    images[i] = decode_strictly(data, size, found)
+                else:
+                    one = preprocess(data, size, entry["fit"], entry["reencode"])
+                    images[i] = one.pixels
+                    notes.update(note for note in one.notes if not re.search(ABOUT_SIZE, note))
             except (UserError, OSError, RuntimeError, zipfile.BadZipFile, zlib.error, EOFError) as error:
-                raise UserError(f"{split.names[i]}: {error}; expected a whole {SIZE}x{SIZE} RGB JPEG") from None
+                damaged.append((i, error.strerror if isinstance(error, OSError) and error.strerror else str(error)))
             hashes[i] = hashlib.blake2b(images[i], digest_size=16).digest()
-            settings.append(setting)
-        return settings
+        traits[FILE_FIELDS][start:stop] = of_files
+        traits[PIXEL_FIELDS][start:stop] = pixel_traits(images[start:stop])
+        perceptual[start:stop] = perceptual_hashes(images[start:stop])
+        return stop - start, damaged, notes
 
-    jpeg: Counter[tuple[int, str]] = Counter()
-    for start, settings in zip(starts := range(0, n, CHUNK), in_parallel(work, starts), strict=True):
-        jpeg.update(zip(split.labels[start : start + CHUNK].tolist(), settings, strict=True))
-        bar.update(len(settings))
+    notes: Counter[str] = Counter()
+    whole = np.ones(n, bool)
+    bad: list[str] = []
+    for done, damaged, noted in in_parallel(work, range(0, n, CHUNK)):
+        for i, reason in damaged:
+            whole[i] = False
+            bad.append(f"{pictures.name(i)}: {reason}")
+        if not skip_damaged and len(bad) >= MOST_NAMED:
+            break
+        notes += noted
+        bar.update(done)
+    lost = [c for label, c in enumerate(CLASSES) if not whole[pictures.labels == label].any()]
+    if bad and (lost or not skip_damaged):
+        raise UserError(("all " + " and all ".join(lost) + " are damaged: " if lost else "") + damaged_ones(bad, entry))
 
-    object_class = object_classes(split.names)
-    order = np.lexsort((object_class, split.labels, hashes))
-    return DecodedSplit(images, order, hashes[order], split.labels[order], object_class[order], jpeg)
+    object_class = object_classes([pictures.name(i) for i in range(n)]) if entry["strict"] else np.full(n, -1, np.int8)
+    sources, groups = np.array(pictures.sources), np.array(pictures.groups or [""] * n)
+    order = np.lexsort((groups, sources, object_class, pictures.labels, hashes))
+    order = order[whole[order]]
+    return Decoded(
+        images=[images],
+        split=np.zeros(len(order), np.int8),
+        rows=order,
+        hashes=hashes[order],
+        perceptual_hashes=perceptual[order],
+        traits=traits[order],
+        labels=pictures.labels[order],
+        sources=sources[order],
+        groups=groups[order],
+        object_class=object_class[order],
+        notes=notes,
+        damaged=len(bad),
+    )
 
 
-def shared(shape: tuple[int, ...], dtype: str) -> np.ndarray:
+def damaged_ones(bad: list[str], entry: dict[str, Any]) -> str:
+    """Return one line that names damaged pictures and says what to do."""
+    named = "; ".join(bad[:MOST_NAMED]) + (" and perhaps others" if len(bad) >= MOST_NAMED else "")
+    if entry["strict"]:
+        return f"{named}; expected a whole {entry['image_size']}x{entry['image_size']} RGB JPEG"
+    return f"{named}: mend or remove them, or leave them out with -S prepare.skip_damaged=true"
+
+
+def on_disk(shape: tuple[int, ...], folder: Path) -> np.ndarray:
+    """Return an array in a file without a name: processes share it, and its pages need not stay in memory.
+
+    Raises OSError where the disk has no place for it; without that, a full disk would kill whoever writes.
+    """
+    size = max(1, math.prod(shape))
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        os.posix_fallocate(file.fileno(), 0, size)
+        return np.frombuffer(mmap.mmap(file.fileno(), size), "u1", math.prod(shape)).reshape(shape)
+
+
+def shared(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     """Return an array that forked processes write and this one reads. Not in /dev/shm, which is small in containers."""
-    return np.frombuffer(mmap.mmap(-1, math.prod(shape) * np.dtype(dtype).itemsize), dtype).reshape(shape)
+    return np.frombuffer(
+        mmap.mmap(-1, max(1, math.prod(shape) * np.dtype(dtype).itemsize)), dtype, math.prod(shape)
+    ).reshape(shape)
 
 
 def in_parallel(work: Callable[[int], T], starts: Sequence[int]) -> Iterator[T]:
@@ -91,6 +201,7 @@ def in_parallel(work: Callable[[int], T], starts: Sequence[int]) -> Iterator[T]:
     def serve(mine: Sequence[int], pipe: Connection) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent answers
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         with contextlib.suppress(BrokenPipeError):  # the parent was killed
             for start in mine:
                 try:
@@ -103,7 +214,12 @@ def in_parallel(work: Callable[[int], T], starts: Sequence[int]) -> Iterator[T]:
         for first in range(count):
             receiving, sending = context.Pipe(duplex=False)
             worker = context.Process(target=serve, args=(starts[first::count], sending), daemon=True)
-            worker.start()
+            # until it has its own way of ending, a worker would end the parent's way
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+            try:
+                worker.start()
+            finally:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
             sending.close()
             pipes.append(receiving)
             workers.append(worker)
@@ -122,44 +238,14 @@ def in_parallel(work: Callable[[int], T], starts: Sequence[int]) -> Iterator[T]:
             worker.join()
 
 
-def decode_strictly(data: bytes, known: dict[bytes, str]) -> tuple[np.ndarray, str]:
-    """Return the pixels of an image and the settings of its encoder; `known` has the settings by header.
-
-    Raises UserError unless it is a whole 32x32 RGB JPEG.
-    """
-    header = data.partition(b"\xff\xda")[0]  # up to the coded pixels; the same in all of CIFAKE
-    if header not in known:
-        known[header] = jpeg_settings(data)
+def decode_strictly(data: bytes, size: int, traits: FileTraits) -> np.ndarray:
+    """Return the pixels of an image. Raises UserError unless it is a whole RGB JPEG of size x size."""
+    if traits.format != "JPEG" or traits.chroma not in ("4:4:4", "4:2:2", "4:2:0", "other"):
+        raise UserError(f"{traits.format} image" + (f", {traits.chroma}" if traits.format == "JPEG" else ""))
     pixels = decode(data)
-    if pixels.shape != (SIZE, SIZE, 3):
+    if pixels.shape != (size, size, 3):
         raise UserError(f"{pixels.shape[1]}x{pixels.shape[0]} image")
-    return pixels, known[header]
-
-
-def jpeg_settings(data: bytes) -> str:
-    """Return the encoder's settings that show in the pixels, such as "quality 75, 4:2:0"."""
-    with one_line_errors(data), Image.open(io.BytesIO(data)) as image:
-        if not isinstance(image, JpegImagePlugin.JpegImageFile) or image.mode != "RGB":
-            raise UserError(f"{image.format} image of mode {image.mode}")
-        tables = image.quantization
-        chroma = {0: "4:4:4", 1: "4:2:2", 2: "4:2:0"}.get(JpegImagePlugin.get_sampling(image), "other chroma")
-    for quality, standard in standard_tables().items():
-        if tables == standard:
-            return f"quality {quality}, {chroma}"
-    return f"tables {hashlib.sha256(repr(tables).encode()).hexdigest()[:8]}, {chroma}"
-
-
-@cache
-def standard_tables() -> dict[int, dict[int, list[int]]]:
-    """Return the quantisation tables of libjpeg by its quality."""
-    tables = {}
-    for quality in range(1, 101):
-        file = io.BytesIO()
-        Image.new("RGB", (8, 8)).save(file, "JPEG", quality=quality)
-        with Image.open(file) as image:
-            assert isinstance(image, JpegImagePlugin.JpegImageFile)
-            tables[quality] = image.quantization
-    return tables
+    return pixels
 
 
 def object_classes(names: list[str]) -> np.ndarray:

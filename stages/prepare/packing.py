@@ -1,34 +1,43 @@
-"""Packed splits: a safetensors file each, the same bytes for the same images."""
+"""Decoded images to packed splits."""
 
 import hashlib
-import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
 
 from detector.labels import CLASSES
-from stages.prepare.decoding import DecodedSplit
+from stages.data import write_split
+from stages.prepare.decoding import Decoded
 
 
-def write_split(
-    path: Path, dataset: str, name: str, split: DecodedSplit, rows: np.ndarray, leaked: np.ndarray | None = None
+def pack(
+    folder: Path,
+    info: dict[str, Any],
+    data: Decoded,
+    rows: np.ndarray,
+    source_names: list[str],
+    leaked: np.ndarray | None = None,
 ) -> None:
-    """Write the `rows`, bool (N), of a split; leaked: bool (M) of these rows."""
-    tensors = {
-        "images": split.images[split.rows[rows]],
-        "labels": split.labels[rows],
-        "object_class": split.object_class[rows],
+    """Write the `rows`, bool (N), of the data as a split; leaked: bool (M) of these rows. info: what else is known."""
+    chosen = np.flatnonzero(rows)
+    columns = {
+        "labels": data.labels[chosen],
+        "object_class": data.object_class[chosen],
+        "source": np.searchsorted(source_names, data.sources[chosen]).astype(np.int16),
     }
     if leaked is not None:
-        tensors["leaked"] = leaked.astype(np.uint8)
-    info = {"dataset": dataset, "name": name, "classes": list(CLASSES), "digest": split_digest(split, rows)}
-    # One key: safetensors writes several in random order, and the same data must be the same bytes
-    save_file(tensors, path, {"split": json.dumps(info, sort_keys=True)})
+        columns["leaked"] = leaked.astype(np.uint8)
+    described = {**info, "classes": list(CLASSES), "sources": source_names, "digest": digest_of(data, chosen)}
+
+    def read(start: int, stop: int) -> np.ndarray:
+        return data.read(chosen[start:stop])
+
+    write_split(folder, (len(chosen), *data.image_shape), read, columns, described)
 
 
-def split_digest(split: DecodedSplit, rows: np.ndarray | slice = slice(None)) -> str:
-    """SHA-256 of pixels and labels, whatever the order in which the source had them."""
-    pixels = split.hashes[rows].view(np.uint8).reshape(-1, 16)
-    labels = split.labels[rows].astype(np.uint8)
+def digest_of(data: Decoded, chosen: np.ndarray) -> str:
+    """SHA-256 of the pixels and labels of some images, int64 (M) or bool (N), in canonical order."""
+    pixels = data.hashes[chosen].view(np.uint8).reshape(-1, 16)
+    labels = data.labels[chosen].astype(np.uint8)
     return hashlib.sha256(np.column_stack([pixels, labels]).tobytes()).hexdigest()

@@ -1,4 +1,4 @@
-"""Train one detector: data/train.safetensors and data/val.safetensors in, models/trained out.
+"""Train one detector: data/train and data/val in, models/trained out.
 
     dvc repro train                     what params.yaml says
     dvc exp run -S model=vit_tiny       another entry of `models`
@@ -27,10 +27,10 @@ from stages.data import channel_statistics, load_split
 from stages.device import claim, device_name, peak_memory_mb
 from stages.model import normalize, predict_logits, save_model
 from stages.params import load_params, model_entry
-from stages.train.augment import batches, pack_pixels
+from stages.train.augment import batches, reader
 from stages.train.checkpoint import Checkpoint, digest_of, loaded_code, optimizer_tensors, restore_optimizer
 from stages.train.history import History, best_epoch, check_finite, validation_metrics, write_curves
-from stages.train.network import check_crop, choose_precision, keep_first_output, make_network, weights_digest
+from stages.train.network import check_sides, choose_precision, keep_first_output, make_network, weights_digest
 from stages.train.optimizer import learning_rate, make_optimizer
 from stages.train.options import check_options
 from stages.train.step import train_step
@@ -49,23 +49,23 @@ def main() -> None:
     torch.backends.cudnn.benchmark = False
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     precision = choose_precision(options["precision"], device)
-    train, val = load_split("data/train.safetensors"), load_split("data/val.safetensors")
-    mean, std = channel_statistics(train.images)
+    train, val = load_split("data/train"), load_split("data/val")
+    mean, std = channel_statistics(train.images.blocks())
 
     data = [train.info["digest"], val.info["digest"]]
     versions = [torch.__version__, timm.__version__, device_name(), precision]
     checkpoint = Checkpoint(digest_of(*loaded_code(), spec, options, seed, data, versions, weights_digest(spec)))
 
     torch.manual_seed(seed)
-    network = make_network(spec, options, device, precision)
-    crop = round(CROP * train.images.shape[1])
-    if spec["crop_epochs"]:
-        check_crop(network, crop, params["model"], device)
+    side = train.images.shape[1]
+    network = make_network(spec, options, side, device, precision)
+    crop = 2 * round(CROP * side / 2)  # even, as sides are
+    check_sides(network, side, crop if spec["crop_epochs"] else None, params["model"], device)
     optimizer = make_optimizer(network, spec, precision)
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(spec["ema_decay"]), use_buffers=True)
     evaluated = average.module if spec["ema_decay"] else network  # what is validated and saved
 
-    pixels = pack_pixels(torch.from_numpy(train.images).to(device))
+    read = reader(train.images, device)
     targets = torch.from_numpy(np.stack([train.labels == FAKE, train.object_class], axis=1).astype(np.int64)).to(device)
     batch_size = min(spec["batch_size"], len(train))
     steps_per_epoch, epochs = len(train) // batch_size, spec["epochs"]
@@ -92,8 +92,8 @@ def main() -> None:
         network.train()
         loss_sum = torch.zeros((), device=device)
         correct = torch.zeros((), device=device)
-        side = crop if epoch < spec["crop_epochs"] * epochs else None
-        epoch_batches = batches(pixels, targets, batch_size, options["augment"], generator, side)
+        cropped = crop if epoch < spec["crop_epochs"] * epochs else None
+        epoch_batches = batches(read, targets, side, batch_size, options["augment"], generator, cropped)
         for step, (x, y) in enumerate(epoch_batches, start=1):
             rate = learning_rate(spec, options["warmup"], epoch * steps_per_epoch + step, epochs * steps_per_epoch)
             loss, logits = train_step(network, optimizer, normalize(x, mean, std), y, rate, options, precision)
@@ -150,7 +150,10 @@ def main() -> None:
         args=spec["args"] or {},
         stem=spec["stem"],
         pretrained=spec["pretrained"] or False,
-        input_size=train.images.shape[1],
+        input_size=side,
+        enlarged_size=spec["input_size"],
+        fit=train.info["fit"],
+        reencode=train.info["reencode"],
         mean=mean,
         std=std,
         classes=CLASSES,

@@ -4,13 +4,22 @@ No step handles one image at a time: flips and translations are other indices to
 stands in corruption.py.
 """
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
+from stages.data import MappedImages
 from stages.train.corruption import corruptions_for
+
+RESIDENT_SHARE = 0.5  # of a GPU's free memory that a split may take
+
+Read = Callable[[Iterator[np.ndarray]], Iterator[torch.Tensor]]
 
 
 def pack_pixels(images: torch.Tensor) -> torch.Tensor:
@@ -18,32 +27,55 @@ def pack_pixels(images: torch.Tensor) -> torch.Tensor:
     return F.pad(images, (0, 1)).view(torch.int32).squeeze(3)
 
 
+def reader(images: MappedImages, device: torch.device) -> Read:
+    """Return what reads batches of a split: rows, int64 (B) each, -> pixels on the device, int32 (B, H, W) each.
+
+    A split that fits into a GPU's memory is moved there once. Any other is read from its memory map, one batch ahead,
+    while the step before computes; so it may be larger than the memory.
+    """
+    if device.type == "cuda" and 4 / 3 * images.nbytes < RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
+        resident = torch.cat([pack_pixels(torch.from_numpy(block).to(device)) for block in images.blocks()])
+        return lambda batches: (resident[torch.from_numpy(rows).to(device)] for rows in batches)
+
+    def read(batches: Iterator[np.ndarray]) -> Iterator[torch.Tensor]:
+        with ThreadPoolExecutor(1) as thread:
+            ahead = deque(thread.submit(images.__getitem__, rows) for rows in islice(batches, 1))
+            while ahead:
+                ahead.extend(thread.submit(images.__getitem__, rows) for rows in islice(batches, 1))
+                yield pack_pixels(torch.from_numpy(ahead.popleft().result()).to(device))
+
+    return read
+
+
 def batches(
-    pixels: torch.Tensor,
+    read: Read,
     targets: torch.Tensor,
+    size: int,
     batch_size: int,
     augment: dict[str, Any],
     generator: torch.Generator,
     crop: int | None = None,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield one epoch in random order: uint8 (B, H, W, 3) and targets (B, ...), on the device of the packed `pixels`.
+    """Yield one epoch in random order: uint8 (B, size, size, 3) and targets (B, ...), on the device of all `targets`.
 
     The share `augment["corruption"]` of each batch is corrupted, an equal part of it in each way. With `crop`
     all images of a batch get the same crop of `crop` x `crop` pixels. Images left over after the last full batch
     wait for the next epoch.
     """
-    size, device, translate = pixels.shape[1], pixels.device, augment["translate"]
-    order = torch.randperm(len(pixels), generator=generator, device=device)
+    device, translate = targets.device, augment["translate"]
+    order = torch.randperm(len(targets), generator=generator, device=device)
+    chosen_rows = order[: len(order) // batch_size * batch_size].view(-1, batch_size)
+    within = torch.arange(batch_size, device=device)[:, None, None]
     place = torch.arange(size, device=device)
     corruptions = corruptions_for(size, device) if augment["corruption"] else []
     corrupted = len(corruptions) * round(augment["corruption"] * batch_size / max(1, len(corruptions)))
-    for chosen in order[: len(order) // batch_size * batch_size].split(batch_size):
+    for chosen, pixels in zip(chosen_rows, read(iter(chosen_rows.cpu().numpy())), strict=True):
         offsets = torch.randint(-translate, translate + 1, (2, batch_size, 1), generator=generator, device=device)
         rows, columns = (size - 1) - ((size - 1) - (place + offsets).abs()).abs()  # reflected at both ends
         if augment["flip"]:
             flip = torch.rand(batch_size, 1, generator=generator, device=device) < 0.5
             columns = torch.where(flip, columns.flip(1), columns)
-        positions = (chosen[:, None, None] * size + rows[:, :, None]) * size + columns[:, None, :]
+        positions = (within * size + rows[:, :, None]) * size + columns[:, None, :]
         gathered = pixels.view(-1).index_select(0, positions.view(-1)).view(torch.uint8)
         images = gathered.view(batch_size, size, size, 4)[..., :3]
         if corrupted:

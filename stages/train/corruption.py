@@ -2,7 +2,7 @@
 
 These are quick approximations of what `evaluate` measures with the libraries that people's images go through
 (stages/evaluate/corruptions.py): blur and rescaling are products with small matrices, and JPEG is its cosine transform
-rounded, without the lossless part of the format.
+rounded, without the lossless part of the format. Blur and rescaling grow with the side of the images.
 """
 
 import math
@@ -12,12 +12,14 @@ import torch
 from torch.nn import functional as F
 
 from detector.errors import UserError
+from detector.sizes import REFERENCE_SIDE
 
 # Strengths, drawn evenly between the two ends.
 NOISE = (0.02, 0.12)  # standard deviation, of 1
-BLUR = (0.3, 1.1)  # sigma in pixels
+BLUR = (0.3, 1.1)  # sigma in pixels of an image of 32 px
 JPEG = (35, 90)  # quality
 RESCALE = (0.35, 0.9)  # of the size, and back
+LEVELS = 17  # of blur, and of rescaling at most: each is a matrix of size x size
 
 # Annex K of the JPEG standard (ITU T.81), for quality 50; rows of eight.
 LUMA = [
@@ -41,14 +43,17 @@ Corruption = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
 def corruptions_for(size: int, device: torch.device) -> list[Corruption]:
     """Return the ways in which images lose quality on the web, each float32 (N, 3, size, size), 0 to 255, to the same.
 
-    Raises UserError for a size that JPEG's blocks do not divide.
+    Raises UserError for an odd size.
     """
-    if size % 16:
+    if size % 2:
         raise UserError(
-            f"train.augment.corruption needs images of a multiple of 16 px (JPEG's blocks), these have {size}"
+            f"train.augment.corruption needs images of an even side (JPEG halves their colours), these have {size} px: "
+            "prepare them at another size, or set it to 0"
         )
-    blurs = torch.stack([blur_matrix(size, sigma) for sigma in torch.linspace(*BLUR, 17).tolist()]).to(device)
-    sizes = range(math.ceil(RESCALE[0] * size), math.floor(RESCALE[1] * size) + 1)
+    sigmas = [sigma * size / REFERENCE_SIDE for sigma in torch.linspace(*BLUR, LEVELS).tolist()]
+    blurs = torch.stack([blur_matrix(size, sigma) for sigma in sigmas]).to(device)
+    low, high = math.ceil(RESCALE[0] * size), math.floor(RESCALE[1] * size)
+    sizes = torch.linspace(low, high, min(LEVELS, high - low + 1)).round().int().tolist()
     rescales = torch.stack([rescale_matrix(size, smaller) for smaller in sizes]).to(device)
     cosines = cosine_transform().to(device)
     tables = torch.tensor([LUMA, CHROMA, CHROMA], device=device).view(3, 1, 8, 1, 8)
@@ -85,14 +90,14 @@ def along_both_sides(x: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
 
 
 def blur_matrix(size: int, sigma: float) -> torch.Tensor:
-    """(size, size): a Gaussian along one side, the image reflected at its border."""
+    """(size, size): a Gaussian along one side, the image reflected at its border, over and over where the Gaussian is
+    wider than the image."""
     place = torch.arange(size)
     reach = math.ceil(4 * sigma)
     matrix = torch.zeros(size, size)
     weights = torch.exp(-(torch.arange(-reach, reach + 1) ** 2) / (2 * sigma**2))
     for offset, weight in zip(range(-reach, reach + 1), weights / weights.sum(), strict=True):
-        source = place + offset
-        source = torch.where(source < 0, -1 - source, source)
+        source = (place + offset) % (2 * size)  # the image and its mirror image take turns
         source = torch.where(source >= size, 2 * size - 1 - source, source)
         matrix[place, source] += weight
     return matrix
@@ -115,14 +120,18 @@ def cosine_transform() -> torch.Tensor:
 
 
 def jpeg_roundtrip(x: torch.Tensor, quality: torch.Tensor, cosines: torch.Tensor, tables: torch.Tensor) -> torch.Tensor:
-    """Return images (N, 3, H, W) as libjpeg with 4:2:0 chroma leaves them at qualities (N), but for its integer
-    rounding."""
+    """Return images (N, 3, H, W), H and W even, as libjpeg with 4:2:0 chroma leaves them at qualities (N), but for its
+    integer rounding."""
+    height, width = x.shape[2:]
+    if height % 16 or width % 16:  # whole blocks of colour, by repeating the border as libjpeg does
+        x = F.pad(x, (0, -width % 16, 0, -height % 16), mode="replicate")
     scale = torch.where(quality < 50, (5000 / quality).floor(), 200 - 2 * quality)
     steps = ((tables[None] * scale.view(-1, 1, 1, 1, 1, 1) + 50) / 100).floor().clamp(1, 255)
     planes = torch.einsum("cd,ndhw->nchw", TO_YCC.to(x.device), x)
     luma = planes[:, :1] - 128
     chroma = F.avg_pool2d(planes[:, 1:], 2)
     luma, chroma = quantize(luma, steps[:, :1], cosines) + 128, quantize(chroma, steps[:, 1:], cosines)
+    luma, chroma = luma[..., :height, :width], chroma[..., : height // 2, : width // 2]
     chroma = F.interpolate(chroma, scale_factor=2, mode="bilinear")  # libjpeg's "fancy upsampling"
     return torch.einsum("cd,ndhw->nchw", FROM_YCC.to(x.device), torch.cat([luma, chroma], 1))
 

@@ -6,20 +6,29 @@ from typing import Any
 
 import torch
 
-from detector.errors import UserError
+from detector.errors import UserError, is_out_of_memory
 from stages.data import OBJECT_CLASSES
 from stages.device import device_name
-from stages.model import build
+from stages.model import build, seen_side
 from stages.train.checkpoint import digest_of
 
 
 def make_network(
-    spec: dict[str, Any], options: dict[str, Any], device: torch.device, precision: str
+    spec: dict[str, Any], options: dict[str, Any], side: int, device: torch.device, precision: str
 ) -> torch.nn.Module:
-    """Return the network at the start, on its device, in the form in which it trains fastest."""
+    """Return the network at the start, for images of `side` px, on its device, in the form in which it trains fastest.
+
+    Raises UserError for an `input_size` below `side`, and for what `build` refuses.
+    """
+    enlargement = (spec["input_size"] or side) / side
+    if enlargement < 1:
+        raise UserError(
+            f"input_size is {spec['input_size']} in params.yaml, but the images have {side} px and are never made "
+            f"smaller: {side} or more, or null"
+        )
     # after the logit of FAKE those of the object classes, a second task while training
     outputs = 1 + len(OBJECT_CLASSES) if options["auxiliary_loss"] else 1
-    network = build(spec, weights_path(spec), outputs).to(memory_format=torch.channels_last).to(device)
+    network = build(spec, weights_path(spec), outputs, enlargement).to(memory_format=torch.channels_last).to(device)
     if device.type == "cpu" and precision == "bf16":
         modules: list[Any] = list(network.modules())
         for module in modules:
@@ -36,15 +45,20 @@ def keep_first_output(network: Any) -> None:
 
 
 @torch.no_grad()
-def check_crop(network: torch.nn.Module, side: int, name: str, device: torch.device) -> None:
-    """Raise UserError for a network that takes whole images only."""
+def check_sides(network: torch.nn.Module, side: int, crop: int | None, name: str, device: torch.device) -> None:
+    """Raise UserError for a network that does not take the images, of `side` px, or their crops, where it gets any."""
     network.eval()  # leaves its running means alone
-    try:
-        network(torch.zeros(1, 3, side, side, device=device))
-    except (AssertionError, RuntimeError, ValueError) as error:
-        raise UserError(
-            f"{name} does not take crops of {side}x{side} pixels ({error}): set models.{name}.crop_epochs to 0"
-        ) from None
+    whole = f"models.{name}.args must be for {seen_side(network, side)} px, as img_size says it of ViTs"
+    trials = [("images", side, whole)]
+    if crop:
+        trials.append(("crops", crop, f"set models.{name}.crop_epochs to 0"))
+    for what, tried, to_do in trials:
+        try:
+            network(torch.zeros(1, 3, tried, tried, device=device))
+        except (AssertionError, RuntimeError, ValueError) as error:
+            if is_out_of_memory(error):
+                raise
+            raise UserError(f"{name} does not take {what} of {tried}x{tried} pixels ({error}): {to_do}") from None
 
 
 def choose_precision(wanted: str, device: torch.device) -> str:

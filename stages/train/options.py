@@ -18,6 +18,9 @@ def check_options(options: dict[str, Any], spec: dict[str, Any]) -> None:
     for name, (share, whole) in shares.items():
         if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
             raise UserError(f"{name} is {share!r} in params.yaml: a share of the {whole}, 0 to 1")
+    size = spec["input_size"]
+    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or not 8 <= size <= 4096):
+        raise UserError(f"input_size is {size!r} in params.yaml: a number of pixels, 8 to 4096, or null")
     weight = options["auxiliary_loss"]
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
         raise UserError(f"train.auxiliary_loss is {weight!r} in params.yaml: a weight such as 0.3; 0 for none")

@@ -1,0 +1,134 @@
+"""The first stage: check params.yaml, and write down what the data are, into data/fingerprint.json.
+
+    python -m stages.fingerprint
+
+It runs at every `dvc repro`, since DVC does not see data outside the repository. The stage `prepare` depends on the
+small file that it writes. What is not here cannot have changed: where the data cannot be found, and the file is of the
+same data set already, it stays as it is, so that a clone without them has nothing to do.
+
+A file's content is read once; afterwards its size and time say whether it is the same.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from detector.errors import UserError, run
+from detector.files import atomic_write, file_sha256
+from detector.pictures import SUFFIXES
+from stages.params import dataset_entry, load_params, model_entry
+
+FINGERPRINT = Path("data/fingerprint.json")
+TABLES = (".parquet", ".csv", ".json", ".jsonl")
+
+
+def main() -> None:
+    params = load_params()
+    model_entry(params)
+    name, entry = params["dataset"], dataset_entry(params)
+    found = find_data(name, entry)
+    if found is None and entry["hub"] is None and not is_of(name):
+        raise UserError(missing_data(name, entry))
+    if found is None and is_of(name):
+        return
+    known = {"hub": entry["hub"], "revision": entry["revision"]} if found is None else fingerprint(name, found)
+    text = json.dumps({"dataset": name, **known}, indent=2) + "\n"
+    if not FINGERPRINT.exists() or FINGERPRINT.read_text() != text:
+        with atomic_write(FINGERPRINT) as new:
+            new.write_text(text)
+
+
+def is_of(name: str) -> bool:
+    """Say whether the fingerprint that is here is that of the data set."""
+    try:
+        return json.loads(FINGERPRINT.read_text())["dataset"] == name
+    except (FileNotFoundError, ValueError, KeyError):
+        return False
+
+
+def find_data(name: str, entry: dict[str, Any]) -> Path | None:
+    """Return where the data of an entry of `datasets` lie, or None: the path in its environment variable, else `path`.
+
+    A relative path is one in the repository where `dvc` was called: a queued run has another folder. Raises UserError
+    where the environment variable names what does not exist.
+    """
+    variable = entry["environment"]
+    if variable and (given := os.environ.get(variable)):
+        if found := existing(given):
+            return found
+        raise UserError(f"{variable}={given} does not exist: give the folder, zip or table files of datasets.{name}")
+    return existing(entry["path"]) if entry["path"] else None
+
+
+def existing(given: str) -> Path | None:
+    path = Path(given).expanduser()
+    return next((place for place in (path, repository() / path) if place.exists()), None)
+
+
+def repository() -> Path:
+    return Path(os.environ.get("DVC_ROOT", "."))
+
+
+def missing_data(name: str, entry: dict[str, Any]) -> str:
+    ways = [f"set {entry['environment']} to the path of a copy"] if entry["environment"] else []
+    ways += [f"put them at {entry['path']}"] if entry["path"] else []
+    return f"the data of datasets.{name} are not here: {', or '.join(ways)}"
+
+
+def fingerprint(name: str, data: Path) -> dict[str, Any]:
+    """Return how many files there are, their bytes, and a digest of their names and contents."""
+    cache = repository() / ".dvc/tmp/fingerprints" / f"{hashlib.sha256(str(data.resolve()).encode()).hexdigest()}.json"
+    try:
+        before = json.loads(cache.read_text())
+    except (FileNotFoundError, ValueError):
+        before = {}
+    now: dict[str, list[Any]] = {}
+    if data.suffix.lower() in (".csv", ".json", ".jsonl"):
+        data = data.parent  # the pictures that it lists lie there
+    for file in tqdm(files_of(data), desc=f"data of {name}", unit=" files", unit_scale=True, disable=None, delay=1):
+        status, relative = file.stat(), str(file.relative_to(data)) if data.is_dir() else file.name
+        seen = before.get(relative)
+        if seen is None or seen[:2] != [status.st_size, status.st_mtime_ns]:
+            seen = [status.st_size, status.st_mtime_ns, file_sha256(file)]
+        now[relative] = seen
+    if now != before:
+        with atomic_write(cache) as new:
+            new.write_text(json.dumps(now))
+    contents = json.dumps(sorted((relative, seen[2]) for relative, seen in now.items()))
+    return {
+        "files": len(now),
+        "bytes": sum(seen[0] for seen in now.values()),
+        "digest": hashlib.sha256(contents.encode()).hexdigest(),
+    }
+
+
+def files_of(data: Path) -> Iterator[Path]:
+    """Yield the pictures and tables of a folder, or the file; none whose name, or whose folder's, begins with a dot.
+
+    Links are followed, but into no folder twice. Raises UserError for one that leads nowhere.
+    """
+    if data.is_file():
+        yield data
+        return
+    visited = set()
+    for folder, folders, names in os.walk(data, followlinks=True):
+        place = Path(folder).stat()
+        if (place.st_dev, place.st_ino) in visited:
+            folders.clear()
+            continue
+        visited.add((place.st_dev, place.st_ino))
+        folders[:] = sorted(one for one in folders if not one.startswith("."))
+        for name in sorted(names):
+            if not Path(folder, name).exists():
+                raise UserError(f"{Path(folder, name)} is a link that leads nowhere: remove it")
+            if not name.startswith(".") and Path(name).suffix.lower() in (*TABLES, *SUFFIXES):
+                yield Path(folder, name)
+
+
+if __name__ == "__main__":
+    run(main)

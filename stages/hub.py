@@ -1,3 +1,0 @@
-"""CIFAKE on the Hugging Face hub."""
-
-HUB_DATASET = "dragonintelligence/CIFAKE-image-dataset"
