@@ -30,6 +30,13 @@ def decode(data: bytes) -> np.ndarray:
         return np.asarray(image.convert("RGB"))
 
 
+def jpeg_roundtrip(pixels: np.ndarray, quality: int) -> np.ndarray:
+    """Encode uint8 (height, width, 3), RGB, as JPEG with 4:2:0 chroma, and decode it."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=quality, subsampling="4:2:0")
+    return decode(file.getvalue())
+
+
 @contextlib.contextmanager
 def one_line_errors(data: bytes = b"") -> Iterator[None]:
     """Turn whatever a decoder raises on a picture's bytes `data` into a UserError of one line."""

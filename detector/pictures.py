@@ -19,7 +19,7 @@ from PIL import ExifTags, Image
 from PIL.Image import Transpose
 
 from detector.errors import UserError
-from detector.images import FORMATS, decode, one_line_errors
+from detector.images import FORMATS, decode, jpeg_roundtrip, one_line_errors
 from detector.record import Fit
 
 Source = bytes | str | os.PathLike[str] | BinaryIO | Image.Image | np.ndarray
@@ -111,9 +111,7 @@ def reencoded(one: Preprocessed, quality: int | None) -> Preprocessed:
     """Encode an input as JPEG and decode it, where the training data were encoded again as well."""
     if quality is None:
         return one
-    file = io.BytesIO()
-    Image.fromarray(one.pixels).save(file, "JPEG", quality=quality, subsampling="4:2:0")
-    return Preprocessed(decode(file.getvalue()), one.notes)
+    return Preprocessed(jpeg_roundtrip(one.pixels, quality), one.notes)
 
 
 def to_input(image: Image.Image, size: int, fit: Fit = "stretch", data: bytes | None = None) -> Preprocessed:

@@ -217,7 +217,6 @@ def predict_logits(
     std: Sequence[float],
     flip_tta_margin: float = 0.0,
     batch_size: int | None = None,
-    progress: Any = iter,
 ) -> np.ndarray:
     """uint8 (N, H, W, 3) -> float32 (N) logits of FAKE.
 
@@ -225,14 +224,13 @@ def predict_logits(
     the logit (flip test-time augmentation).
 
     Runs on the device of the network, in float32 whatever the precision of the training: logits of different devices
-    differ by rounding only. `batch_size`: images at a time, without it as `evaluation_batch` says. `progress` wraps the
-    sequence of batches (tqdm).
+    differ by rounding only. `batch_size`: images at a time, without it as `evaluation_batch` says.
     """
     network.eval()
     batch_size = batch_size or evaluation_batch(network, images.shape[1])
     device = next(network.parameters()).device
     logits = []
-    for start in progress(range(0, len(images), batch_size)):
+    for start in range(0, len(images), batch_size):
         x = normalize(torch.as_tensor(images[start : start + batch_size]).to(device), mean, std)
         y = network(x)[:, :1]
         if len(close := (y.abs() < flip_tta_margin).squeeze(1).nonzero().squeeze(1)):

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from detector.images import decode
-from stages.prepare.near_duplicates import MOST_PARTNERS, candidates, groups, near_duplicates
+from stages.prepare.near_duplicates import MOST_PARTNERS, candidates, near_duplicates
+from stages.prepare.splitting import group_ids
 from stages.prepare.traits import perceptual_hashes
 from tests.test_prepare import encoded, picture
 
@@ -88,7 +89,7 @@ def test_a_crowd_of_near_copies_stays_bounded_and_connected() -> None:
     crowd = (np.asarray(picture(5))[None] + rng.integers(-2, 3, (2000, 32, 32, 3))).clip(0, 255).astype(np.uint8)
     pairs = near_duplicates(perceptual_hashes(crowd), np.arange(2000), crowd.__getitem__)
     assert len(pairs) <= MOST_PARTNERS * 2000
-    assert np.bincount(groups(2000, pairs)).max() > 1950
+    assert np.bincount(group_ids(2000, pairs)).max() > 1950
 
 
 def test_candidates_are_the_pairs_that_differ_in_few_bits() -> None:
@@ -102,5 +103,5 @@ def test_candidates_are_the_pairs_that_differ_in_few_bits() -> None:
 
 
 def test_groups_are_what_pairs_connect() -> None:
-    assert groups(6, np.array([[0, 4], [2, 3], [3, 4]])).tolist() == [0, 1, 0, 0, 0, 2]
-    assert groups(3, np.empty((0, 2), np.int64)).tolist() == [0, 1, 2]
+    assert group_ids(6, np.array([[0, 4], [2, 3], [3, 4]])).tolist() == [0, 1, 0, 0, 0, 2]
+    assert group_ids(3, np.empty((0, 2), np.int64)).tolist() == [0, 1, 2]

@@ -1,23 +1,16 @@
 """The page, used as people do: a real browser, with mouse, keyboard and files, at a desk and on a phone."""
 
 import itertools
-import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, FileChooser, FilePayload, Page, expect, sync_playwright
+from playwright.sync_api import Browser, FileChooser, FilePayload, Page, expect
 
 from detector import Detector
 from tests.serving import Server, files, make_model, sample
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-# .ci/run installs one, so that no change passes with the page unseen
-if CHROMIUM is None and not os.environ.get("CI"):
-    pytest.skip("the page needs a browser: apt-get install chromium", allow_module_level=True)
 
 JPEGS = sample(4)
 PHONE = {"width": 360, "height": 740}
@@ -32,14 +25,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(model: Path) -> Iterator[Server]:
     with Server(model, max_bytes=1_000_000) as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 class Visit:

@@ -1,19 +1,13 @@
 """The documentation as a site, opened from its folder in a real browser, at a desk and on a phone."""
 
 import os
-import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, expect, sync_playwright
+from playwright.sync_api import Browser, expect
 
 from tests.conftest import BIN, ROOT
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-if CHROMIUM is None and not os.environ.get("CI"):
-    pytest.skip("the site needs a browser: apt-get install chromium", allow_module_level=True)
 
 ADDRESS = "https://example.org/owner/ai-art-detector"
 # How far a table reaches beyond what can be seen of it.
@@ -32,14 +26,6 @@ def build(folder: Path, config: Path) -> Path:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(tmp_path_factory.mktemp("site"), ROOT / "mkdocs.yml")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.mark.parametrize("width", [1280, 390])

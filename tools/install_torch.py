@@ -28,18 +28,17 @@ def main() -> int:
         return 0
     if sys.platform == "linux":
         if has_nvidia_gpu():
-            say(f"installing PyTorch with CUDA for the GPU here, {SIZE}")
+            print(f"installing PyTorch with CUDA for the GPU here, {SIZE}", flush=True)
         elif cpu_build_is_offered(pins["torch"]):
-            say("no NVIDIA GPU here: installing PyTorch without CUDA")
+            print("no NVIDIA GPU here: installing PyTorch without CUDA", flush=True)
             return install("--index-url", CPU_INDEX, *(f"{name}=={pin}+cpu" for name, pin in pins.items()))
         else:
-            say(f"no NVIDIA GPU here, but no PyTorch without CUDA at {CPU_INDEX} within {SECONDS} s: installing the "
-                f"build with CUDA, {SIZE}")  # fmt: skip
+            print(
+                f"no NVIDIA GPU here, but no PyTorch without CUDA at {CPU_INDEX} within {SECONDS} s: installing the "
+                f"build with CUDA, {SIZE}",
+                flush=True,
+            )
     return install("-r", str(PINS))
-
-
-def say(what: str) -> None:
-    print(what, flush=True)
 
 
 def installed(name: str) -> str | None:

@@ -5,7 +5,6 @@ model. A new corruption is a function here, its entries in KINDS and SUMMARIES, 
 Training has quicker approximations of its own (stages/train/corruption.py).
 """
 
-import io
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +13,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from detector.errors import UserError
-from detector.images import decode
+from detector.images import jpeg_roundtrip
 from detector.sizes import REFERENCE_SIDE
 
 
@@ -42,12 +41,7 @@ def blur(images: np.ndarray, sigma: float, _: np.random.Generator) -> np.ndarray
 
 
 def jpeg(images: np.ndarray, quality: float, _: np.random.Generator) -> np.ndarray:
-    decoded = []
-    for image in images:
-        file = io.BytesIO()
-        Image.fromarray(image).save(file, "JPEG", quality=int(quality), subsampling="4:2:0")
-        decoded.append(decode(file.getvalue()))
-    return np.stack(decoded)
+    return np.stack([jpeg_roundtrip(image, int(quality)) for image in images])
 
 
 def rescale(images: np.ndarray, size: float, _: np.random.Generator) -> np.ndarray:

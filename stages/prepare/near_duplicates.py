@@ -12,8 +12,6 @@ import itertools
 from collections.abc import Callable
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 # Chosen on CIFAKE: of 200 planted near-copies of each kind, all but 3 % of the 4 % crops are candidates (48 % with a
 # distance of 3), and there are 0.07 candidates for each picture.
@@ -41,8 +39,8 @@ def near_duplicates(
 
     Time and memory grow in proportion to N: a picture has at most WINDOW neighbours by each key, and is the first of at
     most MOST_PARTNERS pairs. In a group of more pictures than that, not all pairs are found, but as a rule enough to
-    connect it: count `groups`, not pairs. Pictures without contrast or detail (black, a clear sky) are nobody's copy:
-    their correlation is that of noise.
+    connect it: count groups (`stages.prepare.splitting.group_ids`), not pairs. Pictures without contrast or detail
+    (black, a clear sky) are nobody's copy: their correlation is that of noise.
     """
     first = np.sort(np.unique(pixel_hashes, return_index=True)[1])
     pairs = first[candidates(hashes[first])]
@@ -133,13 +131,3 @@ def unit(images: np.ndarray) -> np.ndarray:
     vectors = images.reshape(len(images), -1)
     lengths = np.sqrt(np.einsum("kd,kd->k", vectors, vectors))
     return vectors / np.maximum(lengths, 1)[:, None]
-
-
-def groups(n: int, pairs: np.ndarray) -> np.ndarray:
-    """Return the group of each of n pictures, int64 (n), numbered in order of their first: those that `pairs`, int64
-    (P, 2), connect have the same one.
-
-    A picture that is identical to another is in its group only where the pair of both is among `pairs`.
-    """
-    graph = coo_array((np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), (n, n))
-    return connected_components(graph, directed=False)[1].astype(np.int64)
