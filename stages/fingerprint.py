@@ -1,10 +1,11 @@
-"""The first stage: check params.yaml, and write down what the data are, into data/fingerprint.json.
+"""The first stage: check params.yaml, and write down what the data are, into data/fingerprint.json, and what weights
+training starts from, into models/pretrained.json.
 
     python -m stages.fingerprint
 
-It runs at every `dvc repro`, since DVC does not see data outside the repository. The stage `prepare` depends on the
-small file that it writes. What is not here cannot have changed: where the data cannot be found, and the file is of the
-same data set already, it stays as it is, so that a clone without them has nothing to do.
+It runs at every `dvc repro`, since DVC does not see data outside the repository. The stages `prepare` and `train`
+depend on the small files that it writes. What is not here cannot have changed: where the data, or the weights, cannot
+be found, and the file is of the same ones already, it stays as it is, so that a clone without has nothing to do.
 
 A file's content is read once; afterwards its size and time say whether it is the same.
 """
@@ -21,34 +22,41 @@ from tqdm import tqdm
 from detector.errors import UserError, run
 from detector.files import atomic_write, file_sha256
 from detector.pictures import SUFFIXES
-from stages.params import dataset_entry, load_params, model_entry
+from stages.params import dataset_entry, load_params, model_entry, weights_path
 
 FINGERPRINT = Path("data/fingerprint.json")
+PRETRAINED = Path("models/pretrained.json")
 TABLES = (".parquet", ".csv", ".json", ".jsonl")
 
 
 def main() -> None:
     params = load_params()
-    model_entry(params)
-    name, entry = params["dataset"], dataset_entry(params)
+    pretrained, (name, entry) = model_entry(params)["pretrained"], (params["dataset"], dataset_entry(params))
     found = find_data(name, entry)
-    if found is None and entry["hub"] is None and not is_of(name):
-        raise UserError(missing_data(name, entry))
-    if found is None and is_of(name):
-        return
-    known = {"hub": entry["hub"], "revision": entry["revision"]} if found is None else fingerprint(name, found)
-    text = json.dumps({"dataset": name, **known}, indent=2) + "\n"
-    if not FINGERPRINT.exists() or FINGERPRINT.read_text() != text:
-        with atomic_write(FINGERPRINT) as new:
+    if found or recorded(FINGERPRINT, "dataset") != name:
+        if found is None and entry["hub"] is None:
+            raise UserError(missing_data(name, entry))
+        known = fingerprint(name, found) if found else {"hub": entry["hub"], "revision": entry["revision"]}
+        write(FINGERPRINT, {"dataset": name, **known})
+    is_here = isinstance(pretrained, str) and (repository() / pretrained).exists()
+    if is_here or recorded(PRETRAINED, "pretrained") != pretrained:
+        weights = weights_path(pretrained)
+        write(PRETRAINED, {"pretrained": pretrained} | ({"sha256": file_sha256(weights)} if weights else {}))
+
+
+def write(path: Path, content: dict[str, Any]) -> None:
+    text = json.dumps(content, indent=2) + "\n"
+    if not path.exists() or path.read_text() != text:
+        with atomic_write(path) as new:
             new.write_text(text)
 
 
-def is_of(name: str) -> bool:
-    """Say whether the fingerprint that is here is that of the data set."""
+def recorded(path: Path, key: str) -> Any:
+    """Return what a file that an earlier run wrote has under `key`, None where there is none."""
     try:
-        return json.loads(FINGERPRINT.read_text())["dataset"] == name
+        return json.loads(path.read_text())[key]
     except (FileNotFoundError, ValueError, KeyError):
-        return False
+        return None
 
 
 def find_data(name: str, entry: dict[str, Any]) -> Path | None:

@@ -7,6 +7,7 @@ The folder holds `model.safetensors`, the weights, and `model.json`, everything 
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -107,14 +108,16 @@ def build(
     et al. 2021, arXiv 2106.14881). `conv2`, for ResNets, has one convolution of stride 2 only: maps of 16x16, four
     times the work. `residual`, for ResNets, is `conv` on the noise residual of the image (`Residual`). Its other keys
     do not matter here.
-    pretrained: True for timm's weights from the hub, a path for a local file of them, False for random weights.
+    pretrained: True for timm's weights from the hub, a path for a local file of them, in timm's or torchvision's names
+    (safetensors, or a state dict of torch's, of which no pickled object is made), False for random weights.
     enlargement: the side that the network sees, for which `args` must be meant, over that of the images.
-    Raises UserError for what timm refuses, and where the weights cannot be had.
+    Raises UserError for what timm refuses, and where the weights cannot be had or are those of another network.
     """
     name, args = spec["timm"], spec["args"] or {}
     overlay = {"file": pretrained} if isinstance(pretrained, str) else None
     if pretrained is True:
         _do_not_wait_for_the_hub()
+    random_state = torch.get_rng_state()
     try:
         network = timm.create_model(
             name, pretrained=bool(pretrained), pretrained_cfg_overlay=overlay, num_classes=outputs, **args
@@ -123,8 +126,12 @@ def build(
         close = [] if timm.is_model(name) else difflib.get_close_matches(name, timm.list_models())
         hint = f" (did you mean {' or '.join(close)}?)" if close else ""
         raise UserError(f"timm cannot make {name} with the args {args}: {error}{hint}") from None
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, UnpicklingError) as error:
         raise UserError(_no_weights(name, pretrained, error)) from None
+    if isinstance(pretrained, str):
+        with torch.random.fork_rng(devices=[]):
+            torch.set_rng_state(random_state)
+            _check_loaded(network, timm.create_model(name, num_classes=outputs, **args), name, pretrained)
     if spec["stem"] is not None:
         _replace_stem(network, name, spec["stem"])
     for module in network.modules():
@@ -162,11 +169,22 @@ def _do_not_wait_for_the_hub() -> None:
 
 def _no_weights(name: str, pretrained: bool | str, error: Exception) -> str:
     if isinstance(pretrained, str):
-        return f"the weights {pretrained} cannot be read: {error}"
+        cause: object = "it holds more than tensors" if isinstance(error, UnpicklingError) else error
+        return f"the weights {pretrained} cannot be read: {cause}"
     return (
         f"no pretrained weights for {name} ({type(error).__name__}): connect to the network, or set "
         "models.<name>.pretrained to a local weights file, or to false"
     )
+
+
+def _check_loaded(network: Any, untrained: nn.Module, name: str, path: str) -> None:
+    """Raise UserError where a kernel or matrix still has the random numbers it would have without the file: timm passes
+    over names that it does not find there."""
+    classifier = {id(parameter) for parameter in network.get_classifier().parameters()}
+    before = dict(untrained.named_parameters())
+    for key, parameter in network.named_parameters():
+        if parameter.ndim > 1 and id(parameter) not in classifier and torch.equal(parameter, before[key]):
+            raise UserError(f"the weights {path} are not of {name}: they lack {key}")
 
 
 def _fits_small_maps(module: nn.Conv2d) -> bool:

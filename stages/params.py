@@ -1,6 +1,7 @@
 """params.yaml, read as DVC reads it, and checked: the entries of `models` and `datasets` that are chosen."""
 
 import difflib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,20 @@ def model_entry(params: dict[str, Any]) -> dict[str, Any]:
     if missing := [key for key in MODEL_KEYS if key not in models[name]]:
         raise UserError(f"models.{name} in params.yaml lacks {', '.join(missing)}: see the other entries")
     return {"input_size": None, **models[name]}
+
+
+def weights_path(pretrained: bool | str) -> Path | None:
+    """Return the file that `pretrained` of an entry of `models` names, or None where it names none. It is one from the
+    repository, since a queued run works in another folder. Raises UserError where there is no such file."""
+    if not isinstance(pretrained, str):
+        return None
+    path = Path(os.environ.get("DVC_ROOT", "."), pretrained)
+    if path.is_file():
+        return path
+    folder = Path(pretrained).parent
+    if path.parent.with_suffix(".dvc").is_file():
+        raise UserError(f"the weights {pretrained} are not here: `dvc pull {folder}` fetches them")
+    raise UserError(f"the weights {pretrained} are not here: put the file there, or set models.<name>.pretrained")
 
 
 def dataset_entry(params: dict[str, Any]) -> dict[str, Any]:

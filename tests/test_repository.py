@@ -64,7 +64,7 @@ def test_no_file_in_git_is_larger_than_5_mb_but_the_released_models() -> None:
     assert sizes
     released = {name: size for name, size in sizes.items() if name.startswith("released/")}
     assert {name: size for name, size in sizes.items() if size > 5_000_000 and name not in released} == {}
-    assert sum(released.values()) < 40_000_000, "for each model only its newest release is kept"
+    assert sum(released.values()) < 62_500_000, "the ImageNet weights, and for each model only its newest release"
 
 
 @pytest.fixture

@@ -26,11 +26,17 @@ from stages.calibration import choose_abstention_band, choose_threshold, fit_tem
 from stages.data import channel_statistics, load_split
 from stages.device import claim, device_name, peak_memory_mb
 from stages.model import normalize, predict_logits, save_model
-from stages.params import load_params, model_entry
+from stages.params import load_params, model_entry, weights_path
 from stages.train.augment import batches, reader
 from stages.train.checkpoint import Checkpoint, digest_of, loaded_code, optimizer_tensors, restore_optimizer
 from stages.train.history import History, best_epoch, check_finite, validation_metrics, write_curves
-from stages.train.network import check_sides, choose_precision, keep_first_output, make_network, weights_digest
+from stages.train.network import (
+    check_sides,
+    choose_precision,
+    keep_first_output,
+    make_network,
+    pretrained_statistics,
+)
 from stages.train.optimizer import learning_rate, make_optimizer
 from stages.train.options import check_options
 from stages.train.step import train_step
@@ -50,15 +56,16 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     precision = choose_precision(options["precision"], device)
     train, val = load_split("data/train"), load_split("data/val")
-    mean, std = channel_statistics(train.images.blocks())
 
     data = [train.info["digest"], val.info["digest"]]
     versions = [torch.__version__, timm.__version__, device_name(), precision]
-    checkpoint = Checkpoint(digest_of(*loaded_code(), spec, options, seed, data, versions, weights_digest(spec)))
+    weights = weights_path(spec["pretrained"])
+    checkpoint = Checkpoint(digest_of(*loaded_code(), spec, options, seed, data, versions, weights))
 
     torch.manual_seed(seed)
     side = train.images.shape[1]
     network = make_network(spec, options, side, device, precision)
+    mean, std = pretrained_statistics(network) if spec["pretrained"] else channel_statistics(train.images.blocks())
     crop = 2 * round(CROP * side / 2)  # even, as sides are
     check_sides(network, side, crop if spec["crop_epochs"] else None, params["model"], device)
     optimizer = make_optimizer(network, spec, precision)

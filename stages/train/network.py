@@ -1,7 +1,5 @@
 """The network at the start of a training, in the form in which it trains fastest, and at its end."""
 
-import os
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,7 +8,7 @@ from detector.errors import UserError, is_out_of_memory
 from stages.data import OBJECT_CLASSES
 from stages.device import device_name
 from stages.model import build, seen_side
-from stages.train.checkpoint import digest_of
+from stages.params import weights_path
 
 
 def make_network(
@@ -18,7 +16,7 @@ def make_network(
 ) -> torch.nn.Module:
     """Return the network at the start, for images of `side` px, on its device, in the form in which it trains fastest.
 
-    Raises UserError for an `input_size` below `side`, and for what `build` refuses.
+    Raises UserError for an `input_size` below `side`, for missing weights, and for what `build` refuses.
     """
     enlargement = (spec["input_size"] or side) / side
     if enlargement < 1:
@@ -28,13 +26,21 @@ def make_network(
         )
     # after the logit of FAKE those of the object classes, a second task while training
     outputs = 1 + len(OBJECT_CLASSES) if options["auxiliary_loss"] else 1
-    network = build(spec, weights_path(spec), outputs, enlargement).to(memory_format=torch.channels_last).to(device)
+    weights = weights_path(spec["pretrained"])
+    pretrained = bool(spec["pretrained"]) if weights is None else str(weights)
+    network = build(spec, pretrained, outputs, enlargement).to(memory_format=torch.channels_last).to(device)
     if device.type == "cpu" and precision == "bf16":
         modules: list[Any] = list(network.modules())
         for module in modules:
             if hasattr(module, "fused_attn"):  # in bf16 a step of vit_tiny takes 2.7 times as long with torch's own
                 module.fused_attn = False
     return network
+
+
+def pretrained_statistics(network: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and deviation of the images that timm's weights of this network were trained on, on the scale of 0 to
+    1: what they want their input to have."""
+    return tuple(network.pretrained_cfg["mean"]), tuple(network.pretrained_cfg["std"])
 
 
 def keep_first_output(network: Any) -> None:
@@ -73,15 +79,3 @@ def choose_precision(wanted: str, device: torch.device) -> str:
     # times it on AMD.
     quick = torch.cpu._is_avx512_bf16_supported() and "AMD" in device_name()
     return "bf16" if quick or torch.cpu._is_amx_tile_supported() else "fp32"
-
-
-def weights_path(spec: dict[str, Any]) -> bool | str:
-    """Return `pretrained`; a path is one from the repository, since a queued run works in another folder."""
-    if isinstance(spec["pretrained"], str):
-        return str(Path(os.environ.get("DVC_ROOT", "."), spec["pretrained"]))
-    return spec["pretrained"]
-
-
-def weights_digest(spec: dict[str, Any]) -> str | None:
-    path = weights_path(spec)
-    return digest_of(Path(path)) if isinstance(path, str) and Path(path).is_file() else None
