@@ -7,7 +7,6 @@ The folder holds `model.safetensors`, the weights, and `model.json`, everything 
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -114,24 +113,30 @@ def build(
     Raises UserError for what timm refuses, and where the weights cannot be had or are those of another network.
     """
     name, args = spec["timm"], spec["args"] or {}
-    overlay = {"file": pretrained} if isinstance(pretrained, str) else None
     if pretrained is True:
         _do_not_wait_for_the_hub()
     random_state = torch.get_rng_state()
     try:
-        network = timm.create_model(
-            name, pretrained=bool(pretrained), pretrained_cfg_overlay=overlay, num_classes=outputs, **args
-        )
+        network = timm.create_model(name, pretrained=pretrained is True, num_classes=outputs, **args)
     except (RuntimeError, TypeError, ValueError, AssertionError) as error:
         close = [] if timm.is_model(name) else difflib.get_close_matches(name, timm.list_models())
         hint = f" (did you mean {' or '.join(close)}?)" if close else ""
         raise UserError(f"timm cannot make {name} with the args {args}: {error}{hint}") from None
-    except (OSError, SafetensorError, UnpicklingError) as error:
-        raise UserError(_no_weights(name, pretrained, error)) from None
+    except OSError as error:
+        raise UserError(
+            f"no pretrained weights for {name} ({type(error).__name__}): connect to the network, or set "
+            "models.<name>.pretrained to a local weights file, or to false"
+        ) from None
     if isinstance(pretrained, str):
-        with torch.random.fork_rng(devices=[]):
-            torch.set_rng_state(random_state)
-            _check_loaded(network, timm.create_model(name, num_classes=outputs, **args), name, pretrained)
+        torch.set_rng_state(random_state)
+        untrained, overlay = network, {"file": pretrained}
+        try:
+            network = timm.create_model(
+                name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=outputs, **args
+            )
+        except (OSError, RuntimeError, SafetensorError) as error:
+            raise UserError(f"the weights {pretrained} cannot be read: {' '.join(str(error).split())}") from None
+        _check_loaded(network, untrained, name, pretrained)
     if spec["stem"] is not None:
         _replace_stem(network, name, spec["stem"])
     for module in network.modules():
@@ -165,16 +170,6 @@ def _do_not_wait_for_the_hub() -> None:
         get_session().head(constants.ENDPOINT, timeout=5)
     except Exception:  # whatever the client's HTTP library raises
         constants.HF_HUB_OFFLINE = True
-
-
-def _no_weights(name: str, pretrained: bool | str, error: Exception) -> str:
-    if isinstance(pretrained, str):
-        cause: object = "it holds more than tensors" if isinstance(error, UnpicklingError) else error
-        return f"the weights {pretrained} cannot be read: {cause}"
-    return (
-        f"no pretrained weights for {name} ({type(error).__name__}): connect to the network, or set "
-        "models.<name>.pretrained to a local weights file, or to false"
-    )
 
 
 def _check_loaded(network: Any, untrained: nn.Module, name: str, path: str) -> None:

@@ -155,7 +155,7 @@ def test_any_other_timm_network_is_one_more_entry(project: Project, train_here: 
     [
         (
             {"model": "resnet81"},
-            "model is 'resnet81'; params.yaml has resnet18, vit_tiny, quick, resnet18_224, small_resnet, tiny",
+            "model is 'resnet81'; params.yaml has resnet18, vit_tiny, resnet18_imagenet, quick, resnet18_224,",
         ),
         ({"models__tiny__timm": "tset_resnet"}, "did you mean test_resnet"),
         ({"models__tiny__args": {"no_such": 1}}, "no_such"),
