@@ -25,7 +25,6 @@ from stages import keep_freed_memory  # sets the environment before torch reads 
 
 import torch  # isort: skip
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
@@ -36,6 +35,7 @@ from stages.device import claim, device_name
 from stages.model import SmallMapConv2d, normalize
 from stages.params import load_params, model_entry
 from stages.train.augment import batches, reader
+from stages.train.average import WeightAverage
 from stages.train.network import choose_precision, make_network
 from stages.train.optimizer import make_optimizer
 from stages.train.step import train_step
@@ -160,12 +160,12 @@ def stepper(
 ) -> Callable[[], None]:
     network.train()
     optimizer = make_optimizer(network, spec, precision)
-    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(spec["ema_decay"]), use_buffers=True)
+    average = WeightAverage(network)
 
     def step() -> None:
         x, y = next(source)
         train_step(network, optimizer, x, y, spec["learning_rate"] / 100, options, precision)
-        average.update_parameters(network)
+        average.update(spec["ema_decay"])
 
     return step
 

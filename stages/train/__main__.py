@@ -14,7 +14,6 @@ import time
 import numpy as np
 import timm
 import torch
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from detector.errors import run
@@ -28,6 +27,7 @@ from stages.device import claim, device_name, peak_memory_mb
 from stages.model import normalize, predict_logits, save_model
 from stages.params import load_params, model_entry, weights_path
 from stages.train.augment import batches, reader
+from stages.train.average import WeightAverage
 from stages.train.checkpoint import Checkpoint, digest_of, loaded_code, optimizer_tensors, restore_optimizer
 from stages.train.history import History, best_epoch, check_finite, validation_metrics, write_curves
 from stages.train.network import (
@@ -69,7 +69,7 @@ def main() -> None:
     crop = 2 * round(CROP * side / 2)  # even, as sides are
     check_sides(network, side, crop if spec["crop_epochs"] else None, params["model"], device)
     optimizer = make_optimizer(network, spec, precision)
-    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(spec["ema_decay"]), use_buffers=True)
+    average = WeightAverage(network)
     evaluated = average.module if spec["ema_decay"] else network  # what is validated and saved
 
     read = reader(train.images, device)
@@ -82,7 +82,7 @@ def main() -> None:
     if saved := checkpoint.restore(device):
         tensors, history = saved
         network.load_state_dict(tensors["network"])
-        average.load_state_dict(tensors["average"])
+        average.module.load_state_dict(tensors["average"])
         restore_optimizer(optimizer, tensors["optimizer"])
         best = tensors["best"]
         print(f"resuming after epoch {len(history)} of {epochs}, from {checkpoint.folder}", flush=True)
@@ -105,7 +105,7 @@ def main() -> None:
             rate = learning_rate(spec, options["warmup"], epoch * steps_per_epoch + step, epochs * steps_per_epoch)
             loss, logits = train_step(network, optimizer, normalize(x, mean, std), y, rate, options, precision)
             if spec["ema_decay"]:
-                average.update_parameters(network)
+                average.update(spec["ema_decay"] if epoch or step > 1 else 0)
             loss_sum += loss
             correct += ((logits > 0) == (y[:, 0] == 1)).sum()
             # reading a number waits for the device, so it is done now and then
@@ -130,7 +130,7 @@ def main() -> None:
             best = {name: tensor.detach().clone() for name, tensor in evaluated.state_dict().items()}
         tensors = {
             "network": network.state_dict(),
-            "average": average.state_dict(),
+            "average": average.module.state_dict(),
             "optimizer": optimizer_tensors(optimizer),
             "best": best,
         }

@@ -73,24 +73,24 @@ class Muon(torch.optim.AdamW):
         super().step(closure)
 
     def update(self, group: dict[str, Any]) -> None:
+        """Update the parameters of a group. What can be done to all of them in one operation is: a GPU waits for the
+        program that starts them."""
+        parameters = group["params"]
+        gradients = [parameter.grad for parameter in parameters]
+        momenta = [self.state[parameter].setdefault("momentum", torch.zeros_like(parameter)) for parameter in parameters]
+        torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
+        directions = torch._foreach_lerp(gradients, momenta, MOMENTUM)  # Nesterov's
+        torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
         same_shape = defaultdict(list)  # one batch of products instead of many small ones
-        for parameter in group["params"]:
-            same_shape[parameter.shape].append(parameter)
-        for shape, parameters in same_shape.items():
-            directions = []
-            for parameter in parameters:
-                state = self.state[parameter]
-                if not state:
-                    state["momentum"] = torch.zeros_like(parameter)
-                state["momentum"].lerp_(parameter.grad, 1 - MOMENTUM)
-                directions.append(parameter.grad.lerp(state["momentum"], MOMENTUM).flatten(1))  # Nesterov's
-                parameter.grad = None  # AdamW passes over it
-            updates = orthogonalize(torch.stack(directions), self.dtype)
+        for parameter, direction in zip(parameters, directions, strict=True):
+            same_shape[parameter.shape].append((parameter, direction.flatten(1)))
+            parameter.grad = None  # AdamW passes over it
+        for shape, pairs in same_shape.items():
+            updates = orthogonalize(torch.stack([direction for _, direction in pairs]), self.dtype)
             # an update has the size of AdamW's, a root mean square of 0.2 times the learning rate
             size = 0.2 * max(updates.shape[1:]) ** 0.5
-            for parameter, update in zip(parameters, updates, strict=True):
-                parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                parameter.add_(update.view(shape), alpha=-group["lr"] * size)
+            alike = [parameter for parameter, _ in pairs]
+            torch._foreach_add_(alike, [update.view(shape) for update in updates], alpha=-group["lr"] * size)
 
 
 def orthogonalize(matrices: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
