@@ -25,6 +25,7 @@ from stages import keep_freed_memory  # sets the environment before torch reads 
 
 import torch  # isort: skip
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
@@ -38,8 +39,9 @@ from stages.train.augment import batches, reader
 from stages.train.average import WeightAverage
 from stages.train.network import choose_precision, make_network
 from stages.train.optimizer import make_optimizer
-from stages.train.step import train_step
+from stages.train.step import backward, train_step, update
 
+aten = torch.ops.aten
 MEAN, STD = (0.47, 0.46, 0.42), (0.24, 0.24, 0.27)  # any numbers will do
 IMAGES = 20_000  # of 32 px, or as many pixels
 REAL, RESIDENT, PRODUCT = "the real step", "resident batch", "matrix product"
@@ -93,6 +95,7 @@ def compare(name: str, params: dict[str, Any], device: torch.device, arguments: 
     for module in small:
         module.__class__ = torch.nn.Conv2d
     operations = operations_per_image(network, x[:8])
+    counted = count_operations(name, spec, options, precision, real(batch_size), copy.deepcopy(network))
     # what is timed, and how many images it takes
     variants = {
         REAL: (stepper(network, spec, options, precision, real(batch_size)), batch_size),
@@ -122,8 +125,49 @@ def compare(name: str, params: dict[str, Any], device: torch.device, arguments: 
     done, possible = operations * rates[REAL] / 1e12, 2 * side**3 / seconds[PRODUCT] / 1e12
     print(
         f"\nThe network takes {operations / 1e9:.3g} GFLOP an image, so the real step does {done:.3g} TFLOP/s: "
-        f"{done / possible:.1%} of the {possible:.3g} of a {precision} product of {side}x{side} matrices."
+        f"{done / possible:.1%} of the {possible:.3g} of a {precision} product of {side}x{side} matrices.\n\n{counted}"
     )
+
+
+class Operations(TorchDispatchMode):
+    """Counts the operations that PyTorch dispatches meanwhile, but for views, which compute nothing, and of them the
+    reads of a number by the host, for which a GPU's program has to wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = self.reads = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        is_view = function.is_view or function in (aten.detach.default, aten._unsafe_view.default)
+        self.count += not is_view
+        self.reads += function in (aten._local_scalar_dense.default, aten.nonzero.default)
+        return function(*args, **kwargs or {})
+
+
+def count_operations(
+    name: str,
+    spec: dict[str, Any],
+    options: dict[str, Any],
+    precision: str,
+    source: Iterator[tuple[torch.Tensor, torch.Tensor]],
+    network: torch.nn.Module,
+) -> str:
+    """Return in a line how many operations the parts of a step dispatch: on a GPU each is a launch."""
+    network.train()
+    optimizer, average = make_optimizer(network, spec, precision), WeightAverage(network)
+    parts: dict[str, Operations] = {}
+    for _ in range(2):  # the first makes the optimizer's moments
+        with Operations() as parts["batch"]:
+            x, y = next(source)
+        with Operations() as parts["forward and backward"]:
+            backward(network, x, y, options["auxiliary_loss"], precision)
+        with Operations() as parts["clipping and optimizer"]:
+            update(network, optimizer, spec["learning_rate"] / 100, options["gradient_clip"])
+        with Operations() as parts["average"]:
+            average.update(spec["ema_decay"])
+    counts = ", ".join(f"{part} {one.count}" for part, one in parts.items())
+    total, reads = (sum(getattr(one, what) for one in parts.values()) for what in ("count", "reads"))
+    return f"Operations dispatched in a step of {name}: {counts}; {total} together, {reads} reads by the host."
 
 
 def operations_per_image(network: torch.nn.Module, x: torch.Tensor) -> float:

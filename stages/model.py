@@ -216,10 +216,21 @@ def _replace_stem(network: Any, name: str, stem: str) -> None:
 
 def normalize(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
     """uint8 (N, H, W, 3) -> float32 (N, 3, H, W) in channels_last, with the mean and deviation of the training data."""
-    # 255 because model.json has both on the scale of 0 to 1, as timm and torchvision do
-    offset = torch.tensor(mean, device=images.device).mul_(255).view(1, 3, 1, 1)
-    scale = torch.tensor(std, device=images.device).mul_(255).view(1, 3, 1, 1)
-    return images.permute(0, 3, 1, 2).float().sub_(offset).div_(scale)
+    return standardize(images, *scale_of_bytes(mean, std, images.device))
+
+
+def scale_of_bytes(
+    mean: Sequence[float], std: Sequence[float], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return mean and deviation, each float32 (1, 3, 1, 1) on the device, on the scale of 0 to 255: model.json has both
+    on that of 0 to 1, as timm and torchvision do."""
+    center = torch.tensor(mean, device=device).mul_(255).view(1, 3, 1, 1)
+    return center, torch.tensor(std, device=device).mul_(255).view(1, 3, 1, 1)
+
+
+def standardize(images: torch.Tensor, center: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """Do what `normalize` does, with what `scale_of_bytes` gave: no number comes from the host."""
+    return images.permute(0, 3, 1, 2).float().sub_(center).div_(scale)
 
 
 @torch.inference_mode()

@@ -105,7 +105,14 @@ def test_the_loss_of_jpeg_is_that_of_libjpeg(photographs: np.ndarray, quality: i
     tables = torch.tensor([corruption.LUMA, corruption.CHROMA, corruption.CHROMA]).view(3, 1, 8, 1, 8)
     qualities = torch.full((len(photographs),), float(quality))
     ours = as_images(
-        corruption.jpeg_roundtrip(as_planes(photographs), qualities, corruption.cosine_transform(), tables)
+        corruption.jpeg_roundtrip(
+            as_planes(photographs),
+            qualities,
+            corruption.cosine_transform(),
+            tables,
+            corruption.TO_YCC,
+            corruption.FROM_YCC,
+        )
     )
     theirs = corrupt(photographs, "jpeg", quality)
     assert difference(ours, theirs) < 1.2 < 0.35 * difference(photographs, theirs)

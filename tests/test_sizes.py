@@ -110,7 +110,14 @@ def test_noise_and_jpeg_do_not_depend_on_the_side(side: int) -> None:
 def test_training_corrupts_any_even_side_as_the_libraries_do(side: int) -> None:
     images, times = mosaics(side)[:4], side / 32
     tables = torch.tensor([corruption.LUMA, corruption.CHROMA, corruption.CHROMA]).view(3, 1, 8, 1, 8)
-    jpeg = corruption.jpeg_roundtrip(as_planes(images), torch.full((4,), 50.0), corruption.cosine_transform(), tables)
+    jpeg = corruption.jpeg_roundtrip(
+        as_planes(images),
+        torch.full((4,), 50.0),
+        corruption.cosine_transform(),
+        tables,
+        corruption.TO_YCC,
+        corruption.FROM_YCC,
+    )
     lossy = corrupt(images, "jpeg", 50)
     assert difference(as_images(jpeg), lossy) < 1.2 < 0.35 * difference(images, lossy)
     # at the border, too, where blocks are filled up

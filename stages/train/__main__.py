@@ -24,7 +24,7 @@ from stages import keep_freed_memory
 from stages.calibration import choose_abstention_band, choose_threshold, fit_temperature
 from stages.data import channel_statistics, load_split
 from stages.device import claim, device_name, peak_memory_mb
-from stages.model import normalize, predict_logits, save_model
+from stages.model import predict_logits, save_model, scale_of_bytes, standardize
 from stages.params import load_params, model_entry, weights_path
 from stages.train.augment import batches, reader
 from stages.train.average import WeightAverage
@@ -72,6 +72,7 @@ def main() -> None:
     average = WeightAverage(network)
     evaluated = average.module if spec["ema_decay"] else network  # what is validated and saved
 
+    center, scale = scale_of_bytes(mean, std, device)
     read = reader(train.images, device)
     targets = torch.from_numpy(np.stack([train.labels == FAKE, train.object_class], axis=1).astype(np.int64)).to(device)
     batch_size = min(spec["batch_size"], len(train))
@@ -103,7 +104,7 @@ def main() -> None:
         epoch_batches = batches(read, targets, side, batch_size, options["augment"], generator, cropped)
         for step, (x, y) in enumerate(epoch_batches, start=1):
             rate = learning_rate(spec, options["warmup"], epoch * steps_per_epoch + step, epochs * steps_per_epoch)
-            loss, logits = train_step(network, optimizer, normalize(x, mean, std), y, rate, options, precision)
+            loss, logits = train_step(network, optimizer, standardize(x, center, scale), y, rate, options, precision)
             if spec["ema_decay"]:
                 average.update(spec["ema_decay"] if epoch or step > 1 else 0)
             loss_sum += loss

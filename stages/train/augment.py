@@ -53,23 +53,43 @@ def batches(
     size: int,
     batch_size: int,
     augment: dict[str, Any],
-    generator: torch.Generator,
+    generator: torch.Generator | None,
     crop: int | None = None,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield one epoch in random order: uint8 (B, size, size, 3) and targets (B, ...), on the device of all `targets`.
 
-    The share `augment["corruption"]` of each batch is corrupted, an equal part of it in each way. With `crop`
-    all images of a batch get the same crop of `crop` x `crop` pixels. Images left over after the last full batch
-    wait for the next epoch.
+    With `crop` all images of a batch get the same crop of `crop` x `crop` pixels. Images left over after the last full
+    batch wait for the next epoch.
     """
-    device, translate = targets.device, augment["translate"]
+    device = targets.device
+    augmented = augmentation(size, batch_size, augment, generator, device, crop)
     order = torch.randperm(len(targets), generator=generator, device=device)
     chosen_rows = order[: len(order) // batch_size * batch_size].view(-1, batch_size)
+    for chosen, pixels in zip(chosen_rows, read(iter(chosen_rows.cpu().numpy())), strict=True):
+        yield augmented(pixels), targets[chosen]
+
+
+def augmentation(
+    size: int,
+    batch_size: int,
+    augment: dict[str, Any],
+    generator: torch.Generator | None,
+    device: torch.device,
+    crop: int | None,
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return what augments a batch: pixels, int32 (B, size, size) as `pack_pixels` makes them -> uint8 (B, S, S, 3).
+
+    The share `augment["corruption"]` of each batch is corrupted, an equal part of it in each way. No number is read
+    back from the device: a GPU would have to wait. Without a generator, torch's own random numbers are taken.
+    """
+    translate = augment["translate"]
     within = torch.arange(batch_size, device=device)[:, None, None]
     place = torch.arange(size, device=device)
+    cropped = torch.arange(crop or size, device=device)
     corruptions = corruptions_for(size, device) if augment["corruption"] else []
     corrupted = len(corruptions) * round(augment["corruption"] * batch_size / max(1, len(corruptions)))
-    for chosen, pixels in zip(chosen_rows, read(iter(chosen_rows.cpu().numpy())), strict=True):
+
+    def augmented(pixels: torch.Tensor) -> torch.Tensor:
         offsets = torch.randint(-translate, translate + 1, (2, batch_size, 1), generator=generator, device=device)
         rows, columns = (size - 1) - ((size - 1) - (place + offsets).abs()).abs()  # reflected at both ends
         if augment["flip"]:
@@ -84,6 +104,8 @@ def batches(
             changed = [corrupt(part, generator) for corrupt, part in zip(corruptions, parts, strict=True)]
             images[:corrupted] = torch.cat(changed).round_().clamp_(0, 255).byte().permute(0, 2, 3, 1)
         if crop:
-            top, left = torch.randint(size - crop + 1, (2,)).tolist()  # on the CPU: reading from a GPU waits for it
-            images = images[:, top : top + crop, left : left + crop]
-        yield images, targets[chosen]
+            top, left = torch.randint(size - crop + 1, (2,), device=device)
+            images = images.index_select(1, top + cropped).index_select(2, left + cropped)
+        return images
+
+    return augmented

@@ -6,7 +6,7 @@ import torch
 
 
 class WeightAverage:
-    """A copy of a network whose weights and buffers follow those of the network, in a few operations for all of them."""
+    """A copy of a network, `module`, whose weights and buffers follow those of the network."""
 
     def __init__(self, network: torch.nn.Module) -> None:
         self.module = copy.deepcopy(network)

@@ -37,7 +37,7 @@ TO_YCC = torch.tensor([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5,
 FROM_YCC = torch.linalg.inv(TO_YCC)
 
 
-Corruption = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
+Corruption = Callable[[torch.Tensor, torch.Generator | None], torch.Tensor]
 
 
 def corruptions_for(size: int, device: torch.device) -> list[Corruption]:
@@ -55,32 +55,33 @@ def corruptions_for(size: int, device: torch.device) -> list[Corruption]:
     low, high = math.ceil(RESCALE[0] * size), math.floor(RESCALE[1] * size)
     sizes = torch.linspace(low, high, min(LEVELS, high - low + 1)).round().int().tolist()
     rescales = torch.stack([rescale_matrix(size, smaller) for smaller in sizes]).to(device)
-    cosines = cosine_transform().to(device)
+    cosines, to_ycc, from_ycc = (matrix.to(device) for matrix in (cosine_transform(), TO_YCC, FROM_YCC))
     tables = torch.tensor([LUMA, CHROMA, CHROMA], device=device).view(3, 1, 8, 1, 8)
 
-    def noise(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        sd = uniform(*NOISE, len(x), generator).view(-1, 1, 1, 1)
+    def noise(x: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+        sd = uniform(*NOISE, x, generator).view(-1, 1, 1, 1)
         return x + 255 * sd * torch.randn(x.shape, generator=generator, device=x.device)
 
-    def blur(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        return along_both_sides(x, pick(blurs, len(x), generator))
+    def blur(x: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+        return along_both_sides(x, pick(blurs, x, generator))
 
-    def rescale(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        return along_both_sides(x, pick(rescales, len(x), generator))
+    def rescale(x: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+        return along_both_sides(x, pick(rescales, x, generator))
 
-    def jpeg(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        return jpeg_roundtrip(x, uniform(*JPEG, len(x), generator).round(), cosines, tables)
+    def jpeg(x: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+        return jpeg_roundtrip(x, uniform(*JPEG, x, generator).round(), cosines, tables, to_ycc, from_ycc)
 
     return [noise, blur, jpeg, rescale]
 
 
-def uniform(low: float, high: float, number: int, generator: torch.Generator) -> torch.Tensor:
-    return low + (high - low) * torch.rand(number, generator=generator, device=generator.device)
+def uniform(low: float, high: float, x: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+    """Return a random number for each image of x."""
+    return low + (high - low) * torch.rand(len(x), generator=generator, device=x.device)
 
 
-def pick(matrices: torch.Tensor, number: int, generator: torch.Generator) -> torch.Tensor:
-    chosen = torch.randint(len(matrices), (number,), generator=generator, device=generator.device)
-    return matrices[chosen]
+def pick(matrices: torch.Tensor, x: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+    """Return one of the matrices for each image of x."""
+    return matrices[torch.randint(len(matrices), (len(x),), generator=generator, device=x.device)]
 
 
 def along_both_sides(x: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
@@ -119,7 +120,14 @@ def cosine_transform() -> torch.Tensor:
     return matrix
 
 
-def jpeg_roundtrip(x: torch.Tensor, quality: torch.Tensor, cosines: torch.Tensor, tables: torch.Tensor) -> torch.Tensor:
+def jpeg_roundtrip(
+    x: torch.Tensor,
+    quality: torch.Tensor,
+    cosines: torch.Tensor,
+    tables: torch.Tensor,
+    to_ycc: torch.Tensor,
+    from_ycc: torch.Tensor,
+) -> torch.Tensor:
     """Return images (N, 3, H, W), H and W even, as libjpeg with 4:2:0 chroma leaves them at qualities (N), but for its
     integer rounding."""
     height, width = x.shape[2:]
@@ -127,13 +135,13 @@ def jpeg_roundtrip(x: torch.Tensor, quality: torch.Tensor, cosines: torch.Tensor
         x = F.pad(x, (0, -width % 16, 0, -height % 16), mode="replicate")
     scale = torch.where(quality < 50, (5000 / quality).floor(), 200 - 2 * quality)
     steps = ((tables[None] * scale.view(-1, 1, 1, 1, 1, 1) + 50) / 100).floor().clamp(1, 255)
-    planes = torch.einsum("cd,ndhw->nchw", TO_YCC.to(x.device), x)
+    planes = torch.einsum("cd,ndhw->nchw", to_ycc, x)
     luma = planes[:, :1] - 128
     chroma = F.avg_pool2d(planes[:, 1:], 2)
     luma, chroma = quantize(luma, steps[:, :1], cosines) + 128, quantize(chroma, steps[:, 1:], cosines)
     luma, chroma = luma[..., :height, :width], chroma[..., : height // 2, : width // 2]
     chroma = F.interpolate(chroma, scale_factor=2, mode="bilinear")  # libjpeg's "fancy upsampling"
-    return torch.einsum("cd,ndhw->nchw", FROM_YCC.to(x.device), torch.cat([luma, chroma], 1))
+    return torch.einsum("cd,ndhw->nchw", from_ycc, torch.cat([luma, chroma], 1))
 
 
 def quantize(planes: torch.Tensor, steps: torch.Tensor, cosines: torch.Tensor) -> torch.Tensor:

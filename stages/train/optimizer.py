@@ -76,8 +76,11 @@ class Muon(torch.optim.AdamW):
         """Update the parameters of a group. What can be done to all of them in one operation is: a GPU waits for the
         program that starts them."""
         parameters = group["params"]
+        for parameter in parameters:
+            if not self.state[parameter]:
+                self.state[parameter]["momentum"] = torch.zeros_like(parameter)
+        momenta = [self.state[parameter]["momentum"] for parameter in parameters]
         gradients = [parameter.grad for parameter in parameters]
-        momenta = [self.state[parameter].setdefault("momentum", torch.zeros_like(parameter)) for parameter in parameters]
         torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
         directions = torch._foreach_lerp(gradients, momenta, MOMENTUM)  # Nesterov's
         torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])

@@ -16,24 +16,37 @@ def train_step(
     precision: str,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Update the network once, on normalized images x (B, 3, H, W) and int64 y (B, 2): whether FAKE, and the object
-    class or -1.
+    class or -1. Nothing in it waits for the device.
 
-    Returns the loss () and the logits (B) of FAKE, detached. The object class is an auxiliary task: the network's
-    outputs after the first are its logits.
+    Returns the loss () and the logits (B) of FAKE, detached.
     """
-    for group in optimizer.param_groups:
-        group["lr"] = rate
+    loss, logits = backward(network, x, y, options["auxiliary_loss"], precision)
+    update(network, optimizer, rate, options["gradient_clip"])
+    return loss, logits
+
+
+def backward(
+    network: torch.nn.Module, x: torch.Tensor, y: torch.Tensor, auxiliary_loss: float, precision: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Compute the gradients, and return what `train_step` does. The object class is an auxiliary task: the network's
+    outputs after the first are its logits."""
     with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
         outputs = network(x)
     logits, auxiliary_logits = outputs[:, 0].float(), outputs[:, 1:].float()
     loss = F.binary_cross_entropy_with_logits(logits, y[:, 0].float())
     total = loss
-    if options["auxiliary_loss"]:
+    if auxiliary_loss:
         auxiliary = F.cross_entropy(auxiliary_logits, y[:, 1], ignore_index=-1, reduction="sum") / len(y)
-        total = loss + options["auxiliary_loss"] * auxiliary
-    optimizer.zero_grad()
+        total = loss + auxiliary_loss * auxiliary
+    network.zero_grad()
     total.backward()
-    if options["gradient_clip"]:
-        torch.nn.utils.clip_grad_norm_(network.parameters(), options["gradient_clip"])
-    optimizer.step()
     return loss.detach(), logits.detach()
+
+
+def update(network: torch.nn.Module, optimizer: torch.optim.Optimizer, rate: float, gradient_clip: float) -> None:
+    """Change the weights by their gradients."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    if gradient_clip:
+        torch.nn.utils.clip_grad_norm_(network.parameters(), gradient_clip)
+    optimizer.step()
