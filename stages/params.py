@@ -26,6 +26,7 @@ DATASET_DEFAULTS: dict[str, Any] = {
     "labels": {name: name for name in CLASSES},
     "source": None,
     "group": None,
+    "leave_out": [],
     "image_size": 32,
     "fit": "stretch",
     "reencode": None,
@@ -95,6 +96,8 @@ def dataset_entry(params: dict[str, Any]) -> dict[str, Any]:
     check(quality is None or not entry["strict"], "reencode", "left out of a strict entry")
     for key in ("environment", "path", "hub", "image", "label", "source", "group"):
         check(entry[key] is None or isinstance(entry[key], str), key, "a name")
+    lists_names = isinstance(entry["leave_out"], list) and all(isinstance(one, str) for one in entry["leave_out"])
+    check(lists_names, "leave_out", "a list of sources, as in [flux]")
     check(entry["near_duplicates"] in ("together", "anywhere"), "near_duplicates", "together or anywhere")
     labels = entry["labels"]
     check(isinstance(labels, dict) and set(labels) == set(CLASSES), "labels", "a map with the keys FAKE and REAL")

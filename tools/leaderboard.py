@@ -50,7 +50,7 @@ def main() -> None:
         raise UserError(f"README.md has no place for the table: the lines {START} and {END}")
     runs = published_runs()
     groups = [list(group) for _, group in groupby(runs, key=lambda record: record.recipe)]
-    groups.sort(key=lambda group: -fmean(float(record.metrics.test["accuracy"]) for record in group))
+    groups.sort(key=lambda group: -fmean(record.test("accuracy") for record in group))
     with atomic_write(README) as new_readme, atomic_write(PAGE) as new_page:
         new_readme.write_text(f"{before}{START}\n{markdown(short_table(groups))}\n{END}{after}")
         new_page.write_text(page(groups, runs))
@@ -87,7 +87,7 @@ def page(groups: list[list[RunRecord]], runs: list[RunRecord]) -> str:
             [
                 record.model,
                 str(record.seed),
-                f"{100 * float(record.metrics.test['accuracy']):.3f} %",
+                f"{100 * record.test('accuracy'):.3f} %",
                 f"{record.metrics.train['seconds'] / 60:.0f}",
                 f"{record.machine}, {record.metrics.train['precision']}",
                 ", ".join(f"{name} {version}" for name, version in record.versions.items()),
@@ -134,7 +134,7 @@ def mean(group: list[RunRecord], name: str) -> str:
     if any(name not in record.metrics.test for record in group):
         return "-"  # published before it was measured
     scale, unit, digits = (1, "", 4) if name in ("auroc", "average_precision") else (100, " %", 2)
-    values = [scale * float(record.metrics.test[name]) for record in group]
+    values = [scale * record.test(name) for record in group]
     spread = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
     return f"{fmean(values):.{digits}f}{spread}{unit}"
 

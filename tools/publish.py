@@ -48,7 +48,7 @@ def main() -> None:
     check_place(path, record)
     with atomic_write(path) as new:
         new.write_text(json.dumps(record.model_dump(mode="json"), indent=1) + "\n")
-    print(f"{path}: {100 * float(record.metrics.test['accuracy']):.2f} % on the test split. Next: make leaderboard")
+    print(f"{path}: {100 * record.test('accuracy'):.2f} % on the test split. Next: make leaderboard")
 
 
 def read_file(path: str) -> str:

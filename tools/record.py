@@ -7,7 +7,7 @@ from typing import Annotated, Any, Self
 from pydantic import Field, ValidationError
 
 from detector.errors import UserError
-from detector.record import Strict, reason
+from detector.record import Strict, TestMetrics, reason
 
 PUBLISHED = Path("metrics/published")
 Metrics = dict[str, Any]
@@ -18,7 +18,7 @@ class AllMetrics(Strict):
 
     prepare: Metrics
     train: Metrics
-    test: dict[str, float | str]
+    test: TestMetrics
     robustness: list[Metrics]
     export: Metrics
 
@@ -38,6 +38,12 @@ class RunRecord(Strict):
     @property
     def seed(self) -> int:
         return int(self.params["seed"])
+
+    def test(self, name: str) -> float:
+        """Return a number of metrics/test.json. Raises KeyError where it was not measured."""
+        value = self.metrics.test[name]
+        assert isinstance(value, int | float), name
+        return float(value)
 
     @property
     def recipe(self) -> str:

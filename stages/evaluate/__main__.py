@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from sklearn.metrics import roc_auc_score
 from tqdm import tqdm
 
 from detector.errors import UserError, run
@@ -33,7 +34,7 @@ from stages.evaluate.corruptions import SUMMARIES, check_corruptions, corruption
 from stages.evaluate.curves import write_plots
 from stages.evaluate.deletion import deletion_test
 from stages.evaluate.sheets import draw_explained, draw_mistakes
-from stages.metrics import classification_metrics
+from stages.metrics import classification_metrics, wilson_interval
 from stages.model import evaluation_batch, load_model, predict_logits
 from stages.params import load_params
 
@@ -71,10 +72,13 @@ def main() -> None:
         "label": test.labels.astype(np.int8),
         "object_class": test.object_class.astype(np.int8),
         "leaked": test.leaked,
+        "source": test.source,
         "logit": logits,
         "p_fake": probability(logits, record.temperature),
     }
     metrics = evaluation_metrics(scores, record)
+    if sources := source_metrics(scores, test.info.get("sources", []), record.threshold):
+        metrics["sources"] = sources
 
     robustness = [robustness_row("none", 0, 0, scores["p_fake"], test, record)]
     for kind, strengths in options["corruptions"].items():
@@ -100,7 +104,9 @@ def main() -> None:
         atomic_write("metrics/robustness.json") as robustness_file,
         atomic_write("plots/test") as plots,
     ):
-        pq.write_table(pa.table(scores), scores_file, compression="zstd")
+        table: dict[str, Any] = dict(scores)
+        table["source"] = pa.DictionaryArray.from_arrays(scores["source"], test.info.get("sources", ["unknown"]))
+        pq.write_table(pa.table(table), scores_file, compression="zstd")
         metrics_file.write_text(json.dumps(metrics, indent=2) + "\n")
         robustness_file.write_text(json.dumps(robustness, indent=2) + "\n")
         plots.mkdir()
@@ -120,10 +126,10 @@ def check_fit(record: ModelRecord, test: Split) -> None:
         )
 
 
-def evaluation_metrics(scores: dict[str, np.ndarray], record: ModelRecord) -> dict[str, float | str]:
+def evaluation_metrics(scores: dict[str, np.ndarray], record: ModelRecord) -> dict[str, Any]:
     """Return metrics/test.json, from the table of scores."""
     is_fake, p_fake = scores["label"] == FAKE, scores["p_fake"]
-    metrics: dict[str, float | str] = dict(classification_metrics(is_fake, p_fake, record.threshold))
+    metrics: dict[str, Any] = dict(classification_metrics(is_fake, p_fake, record.threshold))
     correct = (p_fake >= record.threshold) == is_fake
     # the data set's train split has these images too: the model may simply remember them
     if not scores["leaked"].all():
@@ -137,6 +143,28 @@ def evaluation_metrics(scores: dict[str, np.ndarray], record: ModelRecord) -> di
     if known:
         metrics["worst_accuracy"], metrics["worst_class"] = min(known)
     return {name: round(value, 6) if isinstance(value, float) else value for name, value in metrics.items()}
+
+
+def source_metrics(scores: dict[str, np.ndarray], names: list[str], threshold: float) -> dict[str, dict[str, float]]:
+    """Return for each source: images, recall with its 95 % interval; of a FAKE one AUROC against all REAL images.
+
+    Nothing where each class has one source: fake_recall and real_recall say the same. A source whose images are of both
+    classes has a recall alone.
+    """
+    is_fake, p_fake, source = scores["label"] == FAKE, scores["p_fake"], scores["source"]
+    if len(np.unique(source[is_fake])) < 2 and len(np.unique(source[~is_fake])) < 2:
+        return {}
+    correct, found = (p_fake >= threshold) == is_fake, {}
+    for number in np.unique(source):
+        of_source = source == number
+        right, images = int(correct[of_source].sum()), int(of_source.sum())
+        low, high = wilson_interval(right, images)
+        numbers = {"images": images, "recall": right / images, "low": low, "high": high}
+        if is_fake[of_source].all():
+            compared = of_source | ~is_fake
+            numbers["auroc"] = roc_auc_score(is_fake[compared], p_fake[compared])
+        found[names[number]] = {key: value if key == "images" else round(value, 6) for key, value in numbers.items()}
+    return found
 
 
 def robustness_row(
