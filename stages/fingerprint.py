@@ -3,8 +3,9 @@
     python -m stages.fingerprint
 
 It runs at every `dvc repro`, since DVC does not see data outside the repository. The stage `prepare` depends on the
-small file that it writes. What is not here cannot have changed: where the data cannot be found, and the file is of the
-same data set already, it stays as it is, so that a clone without them has nothing to do.
+small file that it writes, and the stage `external` on data/external.json, the same of `evaluate.external`. What is not
+here cannot have changed: where the data cannot be found, and the file is of the same data set already, it stays as it
+is, so that a clone without them has nothing to do.
 
 A file's content is read once; afterwards its size and time say whether it is the same.
 """
@@ -21,15 +22,20 @@ from tqdm import tqdm
 from detector.errors import UserError, run
 from detector.files import atomic_write, file_sha256
 from detector.pictures import SUFFIXES
-from stages.params import dataset_entry, load_params, model_entry
+from stages.params import dataset_entry, external_entries, load_params, model_entry
 
-FINGERPRINT = Path("data/fingerprint.json")
+FINGERPRINT, EXTERNAL = Path("data/fingerprint.json"), Path("data/external.json")
+READ = ("hub", "revision", "image", "label", "labels", "source", "group")  # keys that say how external data are read
 TABLES = (".parquet", ".csv", ".json", ".jsonl")
 
 
 def main() -> None:
     params = load_params()
     model_entry(params)
+    external = external_fingerprints(external_entries(params))
+    if not EXTERNAL.exists() or EXTERNAL.read_text() != external:
+        with atomic_write(EXTERNAL) as new:
+            new.write_text(external)
     name, entry = params["dataset"], dataset_entry(params)
     found = find_data(name, entry)
     if found is None and entry["hub"] is None and not is_of(name):
@@ -41,6 +47,28 @@ def main() -> None:
     if not FINGERPRINT.exists() or FINGERPRINT.read_text() != text:
         with atomic_write(FINGERPRINT) as new:
             new.write_text(text)
+
+
+def external_fingerprints(entries: dict[str, dict[str, Any]]) -> str:
+    """Return the text of data/external.json: of each entry what its answers depend on, and what its files are.
+
+    Where they are not here, what was known of them before; nothing where that was with other settings.
+    """
+    try:
+        before = json.loads(EXTERNAL.read_text())
+    except (FileNotFoundError, ValueError):
+        before = {}
+    known: dict[str, dict[str, Any]] = {}
+    for name, entry in entries.items():
+        settings = {key: entry[key] for key in READ if entry[key] is not None}
+        found = find_data(name, entry)
+        if found is not None:
+            known[name] = {"settings": settings, **fingerprint(name, found)}
+        elif before.get(name, {}).get("settings") == settings:
+            known[name] = before[name]
+        else:
+            known[name] = {"settings": settings}
+    return json.dumps(known, indent=2) + "\n"
 
 
 def is_of(name: str) -> bool:
