@@ -25,13 +25,13 @@ from tqdm import tqdm
 from detector.errors import UserError, run
 from detector.explain import occlusion_maps
 from detector.files import atomic_write
-from detector.labels import FAKE, is_answered, probability
+from detector.labels import CLASSES, FAKE, is_answered, probability
 from detector.record import ModelRecord
 from stages import keep_freed_memory
 from stages.data import OBJECT_CLASSES, Split, load_split
 from stages.device import claim
 from stages.evaluate.corruptions import SUMMARIES, check_corruptions, corruption
-from stages.evaluate.curves import write_plots
+from stages.evaluate.curves import write_csv, write_plots
 from stages.evaluate.deletion import deletion_test
 from stages.evaluate.sheets import draw_explained, draw_mistakes
 from stages.metrics import classification_metrics, wilson_interval
@@ -77,7 +77,8 @@ def main() -> None:
         "p_fake": probability(logits, record.temperature),
     }
     metrics = evaluation_metrics(scores, record)
-    if sources := source_metrics(scores, test.info.get("sources", []), record.threshold):
+    sources = source_metrics(scores, test.info.get("sources", ["unknown"]), record.threshold)
+    if len(sources) > len(CLASSES):  # else each class has one, and fake_recall and real_recall say it
         metrics["sources"] = sources
 
     robustness = [robustness_row("none", 0, 0, scores["p_fake"], test, record)]
@@ -111,6 +112,9 @@ def main() -> None:
         robustness_file.write_text(json.dumps(robustness, indent=2) + "\n")
         plots.mkdir()
         write_plots(plots, scores, record.threshold)
+        columns = ("recall", "low", "high", "images")
+        by_source = [(name, *(numbers[key] for key in columns)) for name, numbers in sources.items()]
+        write_csv(plots / "sources.csv", ("source", "recall", "low", "high", "count"), by_source)
         draw_mistakes(plots / "mistakes.png", scores, test.images, said_fake, options["mistakes"])
         draw_explained(plots / "explained.png", scores, test.images, said_fake, chosen, maps)
     print(", ".join(f"{name} {value:.4f}" for name, value in metrics.items() if isinstance(value, float)))
@@ -148,12 +152,9 @@ def evaluation_metrics(scores: dict[str, np.ndarray], record: ModelRecord) -> di
 def source_metrics(scores: dict[str, np.ndarray], names: list[str], threshold: float) -> dict[str, dict[str, float]]:
     """Return for each source: images, recall with its 95 % interval; of a FAKE one AUROC against all REAL images.
 
-    Nothing where each class has one source: fake_recall and real_recall say the same. A source whose images are of both
-    classes has a recall alone.
+    A source whose images are of both classes has a recall alone.
     """
     is_fake, p_fake, source = scores["label"] == FAKE, scores["p_fake"], scores["source"]
-    if len(np.unique(source[is_fake])) < 2 and len(np.unique(source[~is_fake])) < 2:
-        return {}
     correct, found = (p_fake >= threshold) == is_fake, {}
     for number in np.unique(source):
         of_source = source == number
