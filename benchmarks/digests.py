@@ -68,7 +68,7 @@ def on_sample(project: Path) -> Iterator[str]:
     chosen = json.loads((project / "models/trained/model.json").read_text())
     yield f"small_resnet, model.json: {of_numbers(sorted(numbers(chosen)))}"
     scores = pq.read_table(project / "metrics/test_scores.parquet")
-    yield f"small_resnet, scores: {of_numbers(number for column in scores.columns for number in column.to_pylist())}"
+    yield f"small_resnet, scores: {of_numbers(numbers(scores.to_pydict()))}"
     exported = json.loads((project / "models/exported/model.json").read_text())
     yield f"small_resnet, exported: {of_numbers(sorted(numbers(exported)))}"
     for name in ("test", "robustness", "export"):

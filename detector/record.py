@@ -22,6 +22,8 @@ FILE = "model.json"
 # input's side, the rest cut off; or its middle alone, as it is.
 Fit = Literal["stretch", "resize", "crop"]
 FITS = get_args(Fit)
+# metrics/test.json: numbers, the name of an object class, and `sources`, numbers by source
+TestMetrics = dict[str, float | str | dict[str, dict[str, float]]]
 
 
 class Strict(BaseModel):
@@ -125,7 +127,7 @@ class ExportedRecord(ModelRecord):
     """A model that can be asked."""
 
     dataset: str
-    test: dict[str, float | str]  # metrics/test.json
+    test: TestMetrics
     out_of_distribution: OutOfDistribution
 
 

@@ -4,8 +4,9 @@ training starts from, into models/pretrained.json.
     python -m stages.fingerprint
 
 It runs at every `dvc repro`, since DVC does not see data outside the repository. The stages `prepare` and `train`
-depend on the small files that it writes. What is not here cannot have changed: where the data, or the weights, cannot
-be found, and the file is of the same ones already, it stays as it is, so that a clone without has nothing to do.
+depend on the small files that it writes, and the stage `external` on data/external.json, about the data sets that
+`evaluate.external` names. What is not here cannot have changed: where the data, or the weights, cannot be found, and
+the file is of the same ones already, it stays as it is, so that a clone without them has nothing to do.
 
 A file's content is read once; afterwards its size and time say whether it is the same.
 """
@@ -22,16 +23,18 @@ from tqdm import tqdm
 from detector.errors import UserError, run
 from detector.files import atomic_write, file_sha256
 from detector.pictures import SUFFIXES
-from stages.params import dataset_entry, load_params, model_entry, weights_path
+from stages.params import dataset_entry, external_entries, load_params, model_entry, weights_path
 
-FINGERPRINT = Path("data/fingerprint.json")
+FINGERPRINT, EXTERNAL = Path("data/fingerprint.json"), Path("data/external.json")
 PRETRAINED = Path("models/pretrained.json")
+READ = ("hub", "revision", "image", "label", "labels", "source", "group")  # keys that say how external data are read
 TABLES = (".parquet", ".csv", ".json", ".jsonl")
 
 
 def main() -> None:
     params = load_params()
     pretrained, (name, entry) = model_entry(params)["pretrained"], (params["dataset"], dataset_entry(params))
+    write(EXTERNAL, external_fingerprints(external_entries(params)))
     found = find_data(name, entry)
     if found or recorded(FINGERPRINT, "dataset") != name:
         if found is None and entry["hub"] is None:
@@ -49,6 +52,23 @@ def write(path: Path, content: dict[str, Any]) -> None:
     if not path.exists() or path.read_text() != text:
         with atomic_write(path) as new:
             new.write_text(text)
+
+
+def external_fingerprints(entries: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return what data/external.json holds: of each entry what its answers depend on, and what its files are.
+
+    Where they are not here, what was known of them before; nothing where that was with other settings.
+    """
+    known: dict[str, dict[str, Any]] = {}
+    for name, entry in entries.items():
+        settings = {key: entry[key] for key in READ if entry[key] is not None}
+        found = find_data(name, entry)
+        if found is not None:
+            known[name] = {"settings": settings, **fingerprint(name, found)}
+        else:
+            before = recorded(EXTERNAL, name)
+            known[name] = before if before and before.get("settings") == settings else {"settings": settings}
+    return known
 
 
 def recorded(path: Path, key: str) -> Any:

@@ -27,6 +27,8 @@ DATASET_DEFAULTS: dict[str, Any] = {
     "labels": {name: name for name in CLASSES},
     "source": None,
     "group": None,
+    "leave_out": [],
+    "cluster": None,
     "image_size": 32,
     "fit": "stretch",
     "reencode": None,
@@ -108,8 +110,10 @@ def dataset_entry(params: dict[str, Any]) -> dict[str, Any]:
     is_quality = isinstance(quality, int) and not isinstance(quality, bool) and 1 <= quality <= 95
     check(quality is None or is_quality, "reencode", "a JPEG quality, 1 to 95")
     check(quality is None or not entry["strict"], "reencode", "left out of a strict entry")
-    for key in ("environment", "path", "hub", "image", "label", "source", "group"):
+    for key in ("environment", "path", "hub", "image", "label", "source", "group", "cluster"):
         check(entry[key] is None or isinstance(entry[key], str), key, "a name")
+    lists_names = isinstance(entry["leave_out"], list) and all(isinstance(one, str) for one in entry["leave_out"])
+    check(lists_names, "leave_out", "a list of sources, as in [flux]")
     check(entry["near_duplicates"] in ("together", "anywhere"), "near_duplicates", "together or anywhere")
     labels = entry["labels"]
     check(isinstance(labels, dict) and set(labels) == set(CLASSES), "labels", "a map with the keys FAKE and REAL")
@@ -118,3 +122,15 @@ def dataset_entry(params: dict[str, Any]) -> dict[str, Any]:
     both = set(entry["labels"]["FAKE"]) & set(entry["labels"]["REAL"])
     check(not both, "labels", f"one class for each name, {', '.join(sorted(both))} has two")
     return entry
+
+
+def external_entries(params: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the entries of `datasets` that `evaluate.external` names, whole, by name. `group` is what intervals go by,
+    the entry's `cluster` where it has one. Raises UserError where one does not exist or means nothing."""
+    names = params["evaluate"]["external"]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"evaluate.external is {names!r} in params.yaml: it must be a list of entries of `datasets`")
+    if unknown := [name for name in names if name not in params["datasets"]]:
+        raise UserError(f"evaluate.external names {', '.join(unknown)}; datasets has {', '.join(params['datasets'])}")
+    entries = {name: dataset_entry(params | {"dataset": name}) for name in names}
+    return {name: entry | {"group": entry["cluster"] or entry["group"]} for name, entry in entries.items()}

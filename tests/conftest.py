@@ -86,7 +86,7 @@ class Project:
         yaml = YAML()
         content = yaml.load(self.path / file)
         for name in names:
-            del content["stages"][name]
+            content["stages"].pop(name, None)
         yaml.dump(content, self.path / file)
 
     def changed_stages(self, *targets: str) -> set[str]:

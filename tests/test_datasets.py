@@ -196,7 +196,7 @@ def test_what_an_entry_cannot_say_ends_in_one_line(mine: Project) -> None:
     mine.set(datasets__mine="pictures")
     assert "must be an entry, with path and labels" in the_error(mine.stage("prepare", ok=False))
     mine.set(dataset="mime")
-    assert "params.yaml has cifake, sample, mine" in the_error(mine.stage("prepare", ok=False))
+    assert "params.yaml has cifake, sample, elsewhere, several, mine" in the_error(mine.stage("prepare", ok=False))
 
 
 def the_fingerprint(mine: Project, **entry: Any) -> str:

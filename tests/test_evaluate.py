@@ -24,7 +24,7 @@ from detector.explain import occlusion_maps
 from detector.labels import probability
 from stages.data import load_split
 from stages.data import write_split as pack_split
-from stages.evaluate.__main__ import main
+from stages.evaluate.__main__ import main, source_metrics
 from stages.evaluate.deletion import deletion_test
 from stages.model import build, load_model, predict_logits, save_model
 from tests.models import trained
@@ -123,6 +123,19 @@ def deletion_of_the_first_answers(folder: Path) -> dict[str, float]:
     return deletion_test(score, images, score(images), maps, said_fake, TEMPERATURE)
 
 
+def test_recall_is_given_by_source() -> None:
+    scores = {
+        "label": np.array([0, 0, 0, 0, 1, 1]),
+        "p_fake": np.array([0.9, 0.9, 0.1, 0.7, 0.2, 0.8]),
+        "source": np.array([0, 0, 0, 2, 1, 1]),
+    }
+    found = source_metrics(scores, ["flux", "photos", "sd"], threshold=0.5)
+    assert list(found) == ["flux", "photos", "sd"]
+    assert found["flux"] == {"images": 3, "recall": 0.666667, "low": 0.207660, "high": 0.938508, "auroc": 0.666667}
+    assert (found["photos"]["recall"], found["sd"]["recall"]) == (0.5, 1.0)
+    assert "auroc" not in found["photos"]
+
+
 def test_metrics_are_those_of_the_scores(evaluated: Path) -> None:
     scores = pq.read_table(evaluated / "metrics/test_scores.parquet").to_pydict()
     is_fake = np.array(scores["label"]) == 0
@@ -206,6 +219,7 @@ def test_every_test_image_has_one_score(evaluated: Path) -> None:
         "label": "int8",
         "object_class": "int8",
         "leaked": "bool",
+        "source": "dictionary<values=string, indices=int16, ordered=0>",
         "logit": "float",
         "p_fake": "double",
     }
@@ -274,6 +288,8 @@ def test_every_plot_of_dvc_yaml_shows_something(tmp_path: Path) -> None:
     classes = rows(tmp_path / "plots/test/object_classes.csv")
     assert [row["object_class"] for row in classes] == ["all"]
     shutil.copytree(ROOT / "plots/data", tmp_path / "plots/data")
+    (tmp_path / "plots/external").mkdir()
+    (tmp_path / "plots/external/sources.csv").write_text("source,confidently_wrong,low,high\nweb: flux,0.5,0.4,0.6\n")
     for split in ("train", "val"):
         for metric in ("loss", "accuracy"):
             path = tmp_path / f"plots/training/plots/metrics/{split}/{metric}.tsv"
@@ -286,7 +302,7 @@ def test_every_plot_of_dvc_yaml_shows_something(tmp_path: Path) -> None:
     shown = subprocess.run([*dvc, "plots", "show", "--json"], cwd=tmp_path, capture_output=True, text=True, check=True)
     plots = json.loads(shown.stdout)
     assert not plots.get("errors")
-    assert len(plots["data"]) == 13
+    assert len(plots["data"]) == 15
     for name, (plot,) in plots["data"].items():
         if name.endswith(".png"):
             assert plot["type"] == "image"

@@ -26,6 +26,10 @@ OUTPUTS = [
     "models/exported/model.onnx",
     "models/exported/README.md",
     "metrics/export.json",
+    "data/external.json",
+    "metrics/external.json",
+    "metrics/external_sources.json",
+    "plots/external/sources.csv",
 ]
 
 
@@ -46,7 +50,7 @@ def test_an_experiment_stands_beside_the_committed_run(pipeline: Path, tmp_path:
     vit = {"timm": "test_vit", "args": {"img_size": 32, "patch_size": 8}, "stem": None, "epochs": 1}
     project.set(models__another=TINY | vit)
     for file in ("dvc.yaml", "dvc.lock"):
-        project.leave_out(file, "export")
+        project.leave_out(file, "export", "external")
     project.commit("another model")
 
     # it leaves the work tree as it is

@@ -21,7 +21,7 @@ def test_the_record_says_what_the_run_was_and_what_it_is_worth(here: Project) ->
     assert run["commit"] == here.run("git", "rev-parse", "HEAD").stdout.strip()
     assert list(run["params"]["models"]) == ["tiny"]
     assert run["params"]["train"]["selective_accuracy"] == 0.995
-    for name in ("prepare", "train", "test", "robustness", "export"):
+    for name in ("prepare", "train", "test", "robustness", "export", "external", "external_sources"):
         assert run["metrics"][name] == json.loads((here.path / f"metrics/{name}.json").read_text())
     assert run["machine"] == run["metrics"]["train"]["device"]
     assert run["versions"].keys() == {"python", "torch", "timm"}
@@ -90,9 +90,16 @@ def test_the_leaderboard_is_made_from_the_records_alone(here: Project) -> None:
 
     here.tool("publish")
     first = record(here)
+    first["metrics"]["test"]["sources"] = {
+        "flux": {"images": 100, "recall": 0.5, "low": 0.4, "high": 0.6, "auroc": 0.7}
+    }
+    flux = {"dataset": "web", "source": "flux", "caught": [0.125, 0.1, 0.15], "auroc": None}
     # another seed of it, and another model, each with mistakes of its own
     write(here, "tiny-seed1", first, seed=1, accuracy=first["metrics"]["test"]["accuracy"] - 0.02, mistakes=[1, 2, 3])
     write(here, "best-seed1", first, seed=1, model="best", accuracy=0.99, mistakes=[3, 4])
+    first["metrics"]["external"]["confidently_wrong_elsewhere"] = 0.25
+    first["metrics"]["external_sources"] = [flux]
+    (here.path / RECORD).write_text(json.dumps(first))
     shutil.rmtree(here.path / ".git")  # no history is asked
     here.tool("leaderboard")
     text = (here.path / "README.md").read_text()
@@ -100,10 +107,12 @@ def test_the_leaderboard_is_made_from_the_records_alone(here: Project) -> None:
     assert text.endswith(f"{END}\nafter\n")
     accuracy = 100 * first["metrics"]["test"]["accuracy"]
     (_, _, best, tiny) = rows(text)
-    assert best[:2] == ["best", "99.00 %"]
-    assert tiny[:2] == ["tiny", f"{accuracy - 1:.2f} ± 1.41 %"]
+    assert best[:3] == ["best", "99.00 %", "-"]  # published before it was measured elsewhere
+    assert tiny[:3] == ["tiny", f"{accuracy - 1:.2f} ± 1.41 %", "25.0 %"]
     page = rows((here.path / "docs/leaderboard.md").read_text())
     assert ["Accuracy", "99.00 %", f"{accuracy - 1:.2f} ± 1.41 %"] in page
+    assert ["flux", "50.00 % (40.38 to 59.62)", "50.00 % (40.38 to 59.62)"] in page
+    assert ["web: flux", "caught", "-", "12.5 % (10.0 to 15.0)"] in page
     runs = [row for row in page if row[-1] == f"`{first['commit'][:7]}`"]
     assert [(row[0], row[1]) for row in runs] == [("best", "1"), ("tiny", "0"), ("tiny", "1")]
     assert page[-1] == ["best : tiny", "2 : 1 (p = 1.0000)"]  # images 1 and 2, image 4
@@ -133,5 +142,6 @@ def write(
     run = json.loads(json.dumps(like))
     run["params"] |= {"seed": seed, "model": model}
     run["metrics"]["test"]["accuracy"] = accuracy
+    run["metrics"] |= {"external": None, "external_sources": None}
     run["mistakes"] = mistakes
     (project.path / f"metrics/published/{name}.json").write_text(json.dumps(run))

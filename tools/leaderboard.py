@@ -13,17 +13,25 @@ from collections import Counter
 from itertools import combinations, groupby
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import Any
 
 from scipy.stats import binomtest
 
 from detector.errors import UserError, run
 from detector.files import atomic_write
+from detector.labels import CLASSES
+from stages.metrics import wilson_interval
 from tools.record import PUBLISHED, RunRecord
 
 README, PAGE = Path("README.md"), Path("docs/leaderboard.md")
 LATENCY = Path("benchmarks/results/latency.json")  # what benchmarks.latency measured of the released models
 START, END = "<!-- leaderboard: written by `make leaderboard` -->", "<!-- end of leaderboard -->"
-SHORT = {"accuracy": "Test accuracy", "auroc": "AUROC", "corrupted_accuracy": "Corrupted"}  # README: heading
+# The README's columns: heading by the key in metrics/test.json, or in metrics/external.json
+SHORT = {
+    "accuracy": "Test accuracy",
+    "confidently_wrong_elsewhere": "Wrong elsewhere",
+    "corrupted_accuracy": "Corrupted",
+}
 LONG = {  # metrics/test.json: heading
     "accuracy": "Accuracy",
     "auroc": "AUROC",
@@ -37,6 +45,15 @@ LONG = {  # metrics/test.json: heading
     "accuracy_without_leaked": "Without leaked",
     "corrupted_accuracy": "Corrupted",
     "rescaled_accuracy": "Rescaled",
+    "confidently_wrong_elsewhere": "Confidently wrong elsewhere",
+}
+ELSEWHERE = {  # metrics/external_sources.json: heading
+    "auroc": "AUROC",
+    "caught": "caught",
+    "false_alarms": "called FAKE",
+    "coverage": "answered",
+    "out_of_distribution": "out of distribution",
+    "confidently_wrong": "confidently wrong",
 }
 
 Table = list[list[str]]  # the first row is the header
@@ -50,7 +67,7 @@ def main() -> None:
         raise UserError(f"README.md has no place for the table: the lines {START} and {END}")
     runs = published_runs()
     groups = [list(group) for _, group in groupby(runs, key=lambda record: record.recipe)]
-    groups.sort(key=lambda group: -fmean(float(record.metrics.test["accuracy"]) for record in group))
+    groups.sort(key=lambda group: -fmean(record.test("accuracy") for record in group))
     with atomic_write(README) as new_readme, atomic_write(PAGE) as new_page:
         new_readme.write_text(f"{before}{START}\n{markdown(short_table(groups))}\n{END}{after}")
         new_page.write_text(page(groups, runs))
@@ -87,7 +104,7 @@ def page(groups: list[list[RunRecord]], runs: list[RunRecord]) -> str:
             [
                 record.model,
                 str(record.seed),
-                f"{100 * float(record.metrics.test['accuracy']):.3f} %",
+                f"{100 * record.test('accuracy'):.3f} %",
                 f"{record.metrics.train['seconds'] / 60:.0f}",
                 f"{record.machine}, {record.metrics.train['precision']}",
                 ", ".join(f"{name} {version}" for name, version in record.versions.items()),
@@ -100,12 +117,83 @@ def page(groups: list[list[RunRecord]], runs: list[RunRecord]) -> str:
         "[Every metric is explained](reference/metrics.md). ±: standard deviation over the seeds.",
         "## Metrics on the test split",
         markdown(metrics),
+        "## Recall by source",
+        "Share of the test images of a source that is put into their class, mean over the seeds, and the 95 % interval "
+        "for as many other images (Wilson).",
+        markdown(recall_by_source(groups)),
+        *elsewhere(groups),
         *asking(),
         "## Runs",
         markdown(rows),
         *comparisons(runs),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def recall_by_source(groups: list[list[RunRecord]]) -> Table:
+    """Return a row for each source of the test images; of both classes where each has one source."""
+    of_models = [[sources_of(record) for record in group] for group in groups]
+    names = list(dict.fromkeys(name for group in of_models for sources in group for name in sources))
+    rows = [["", *(group[0].model for group in groups)]]
+    for name in names:
+        cells = [name]
+        for group in of_models:
+            found = [sources[name] for sources in group if name in sources]
+            if not found:
+                cells.append("-")
+                continue
+            images, recall = found[0][0], fmean(recall for _, recall in found)
+            low, high = wilson_interval(round(recall * images), images)
+            cells.append(f"{100 * recall:.2f} % ({100 * low:.2f} to {100 * high:.2f})")
+        rows.append(cells)
+    return rows
+
+
+def sources_of(record: RunRecord) -> dict[str, tuple[int, float]]:
+    """Return how many test images each source of a run has, and their recall."""
+    sources = record.metrics.test.get("sources")
+    if isinstance(sources, dict):
+        return {name: (round(numbers["images"]), numbers["recall"]) for name, numbers in sources.items()}
+    images = {name: record.metrics.prepare[f"test_{name.lower()}"] for name in CLASSES}
+    return {name: (count, record.test(f"{name.lower()}_recall")) for name, count in images.items()}
+
+
+def elsewhere(groups: list[list[RunRecord]]) -> list[str]:
+    """Return a section about the data sets that training never sees, where a run was measured on them."""
+    found: dict[tuple[str, str], dict[int, list[Any]]] = {}  # by row and column: [value, low, high] of each seed
+    for column, group in enumerate(groups):
+        for record in group:
+            for source in record.metrics.external_sources or []:
+                for key, heading in ELSEWHERE.items():
+                    if numbers := source.get(key):
+                        name = f"{source['dataset']}: {source['source']}"
+                        found.setdefault((name, heading), {}).setdefault(column, []).append(numbers)
+    if not found:
+        return []
+    rows = [["", "", *(group[0].model for group in groups)]]
+    before = ""
+    for (name, heading), by_column in found.items():
+        cells = [cell_elsewhere(by_column.get(column, []), heading) for column in range(len(groups))]
+        rows.append([name if name != before else "", heading, *cells])
+        before = name
+    text = (
+        "Data sets that training never sees (`evaluate.external`), answered as people's pictures are. AUROC: of a "
+        "source of fakes against the photographs of the same data set, which went the same way. Confidently wrong: the "
+        "wrong verdict, not UNSURE, and not called out of distribution. In brackets the 95 % interval, of the sample "
+        "by photograph; where several seeds were measured, ± is the standard deviation."
+    )
+    return ["## Elsewhere", text, markdown(rows)]
+
+
+def cell_elsewhere(seeds: list[list[float]], heading: str) -> str:
+    if not seeds:
+        return "-"  # published before it was measured
+    scale, unit, digits = (1, "", 3) if heading == "AUROC" else (100, " %", 1)
+    values = [scale * value for value, _, _ in seeds]
+    if len(seeds) > 1:
+        return f"{fmean(values):.{digits}f} ± {stdev(values):.{digits}f}{unit}"
+    _, low, high = seeds[0]
+    return f"{values[0]:.{digits}f}{unit} ({scale * low:.{digits}f} to {scale * high:.{digits}f})"
 
 
 def asking() -> list[str]:
@@ -130,11 +218,17 @@ def markdown(rows: Table) -> str:
 
 
 def mean(group: list[RunRecord], name: str) -> str:
-    """Return the mean of a metric of the test split over runs, and its standard deviation where there are several."""
-    if any(name not in record.metrics.test for record in group):
-        return "-"  # published before it was measured
+    """Return the mean of a metric over runs, and its standard deviation where there are several. Of those of the test
+    split every run has the metric, or none counts; elsewhere those count that were measured."""
     scale, unit, digits = (1, "", 4) if name in ("auroc", "average_precision") else (100, " %", 2)
-    values = [scale * float(record.metrics.test[name]) for record in group]
+    if name == "confidently_wrong_elsewhere":
+        digits = 1
+        values = [scale * record.metrics.external[name] for record in group if record.metrics.external]
+    else:
+        values = [scale * record.test(name) for record in group if name in record.metrics.test]
+        values = values if len(values) == len(group) else []
+    if not values:
+        return "-"  # published before it was measured
     spread = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
     return f"{fmean(values):.{digits}f}{spread}{unit}"
 

@@ -7,20 +7,22 @@ from typing import Annotated, Any, Self
 from pydantic import Field, ValidationError
 
 from detector.errors import UserError
-from detector.record import Strict, reason
+from detector.record import Share, Strict, TestMetrics, reason
 
 PUBLISHED = Path("metrics/published")
 Metrics = dict[str, Any]
 
 
 class AllMetrics(Strict):
-    """The files metrics/<name>.json."""
+    """The files metrics/<name>.json. Runs that were published before they were measured elsewhere lack the last two."""
 
     prepare: Metrics
     train: Metrics
-    test: dict[str, float | str]
+    test: TestMetrics
     robustness: list[Metrics]
     export: Metrics
+    external: dict[str, Share] | None = None
+    external_sources: list[Metrics] | None = None
 
 
 class RunRecord(Strict):
@@ -38,6 +40,12 @@ class RunRecord(Strict):
     @property
     def seed(self) -> int:
         return int(self.params["seed"])
+
+    def test(self, name: str) -> float:
+        """Return a number of metrics/test.json. Raises KeyError where it was not measured."""
+        value = self.metrics.test[name]
+        assert isinstance(value, int | float), name
+        return float(value)
 
     @property
     def recipe(self) -> str:

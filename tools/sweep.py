@@ -36,22 +36,29 @@ EXAMPLES = """examples:
 
 def main() -> None:
     arguments = parse()
+    warn_of_untracked()
+    run_queue(queue(arguments.set_param), arguments.jobs)
+
+
+def run_queue(waiting: dict[str, list[str]], jobs: int) -> list[str]:
+    """Run queued experiments, {name: its overrides}, so many at a time. Return the names under which they ended.
+
+    Raises UserError where one failed every time.
+    """
     # DVC starts its workers as `dvc`, and they the stages as `python`: those of this environment
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    if arguments.jobs > 1 and not gpu_candidates():
-        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(usable_cores()) // arguments.jobs)))
-    warn_of_untracked()
-    waiting = queue(arguments.set_param)
+    if jobs > 1 and not gpu_candidates():
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(usable_cores()) // jobs)))
     total = len(waiting)
     print(f"queued {total} experiments: {' '.join(waiting)}", flush=True)
     try:
-        failed = work_off(waiting, arguments.jobs)
+        done, failed = work_off(waiting, jobs)
     except KeyboardInterrupt:
         # the number of threads is part of a run: with another number it starts from the beginning
         threads = f"OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']} " if "OMP_NUM_THREADS" in os.environ else ""
         print(
             "\nno longer waiting; the workers go on. See: dvc queue status, make compare. "
-            f"Go on later: {threads}dvc queue start --jobs {arguments.jobs}. Stop: dvc queue stop --kill",
+            f"Go on later: {threads}dvc queue start --jobs {jobs}. Stop: dvc queue stop --kill",
             file=sys.stderr,
         )
         sys.exit(128 + signal.SIGINT)
@@ -59,6 +66,7 @@ def main() -> None:
         logs = "; ".join(f"dvc queue logs {name}" for name in failed)
         raise UserError(f"{len(failed)} of {total} experiments failed {RETRIES + 1} times. See: {logs}")
     print("every experiment has its result", flush=True)
+    return done
 
 
 def parse() -> argparse.Namespace:
@@ -76,17 +84,23 @@ def parse() -> argparse.Namespace:
         metavar="NAME=VALUE,...",
         help="values of a parameter to try, as for `dvc exp run -S`; several make a grid",
     )
+    add_jobs(parser)
+    return parser.parse_args()
+
+
+def add_jobs(parser: argparse.ArgumentParser) -> None:
+    def count(text: str) -> int:
+        if (jobs := int(text)) < 1:
+            raise argparse.ArgumentTypeError("it is 1 or more")
+        return jobs
+
     parser.add_argument(
         "-j",
         "--jobs",
-        type=int,
+        type=count,
         default=max(1, len(gpu_candidates())),
         help="experiments at a time (default: one for each GPU; one without: %(default)s here)",
     )
-    arguments = parser.parse_args()
-    if arguments.jobs < 1:
-        parser.error("--jobs is 1 or more")
-    return arguments
 
 
 def warn_of_untracked() -> None:
@@ -108,8 +122,8 @@ def queue(overrides: list[str]) -> dict[str, list[str]]:
     }
 
 
-def work_off(waiting: dict[str, list[str]], jobs: int) -> list[str]:
-    """Wait for the experiments, start workers as needed, retry. Return the names without result."""
+def work_off(waiting: dict[str, list[str]], jobs: int) -> tuple[list[str], list[str]]:
+    """Wait for the experiments, start workers as needed, retry. Return the names with and without result."""
     tries = dict.fromkeys(waiting, 1)
     done: list[str] = []
     failed: list[str] = []
@@ -154,7 +168,7 @@ def work_off(waiting: dict[str, list[str]], jobs: int) -> list[str]:
                 said = now
             if waiting:
                 time.sleep(POLL_SECONDS)
-    return failed
+    return done, failed
 
 
 def start_workers(jobs: int) -> None:

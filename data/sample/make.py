@@ -58,8 +58,9 @@ def load_photograph(photograph: str, scipy_wheel: str) -> Image.Image:
     return Image.open(str(files(package) / path)).convert("RGB")
 
 
-def crop(photographs: list[Image.Image], count: int, rng: np.random.Generator) -> np.ndarray:
-    """Random square crops, uint8 (count, 32, 32, 3), reduced 1.5 to 12 times by area."""
+def crop(photographs: list[Image.Image], count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Random square crops, uint8 (count, 32, 32, 3), reduced 1.5 to 12 times by area, and the index of the photograph
+    that each is from, int64 (count)."""
     crops: list[np.ndarray] = []
     while len(crops) < count:
         photograph = photographs[len(crops) % len(photographs)]
@@ -70,7 +71,8 @@ def crop(photographs: list[Image.Image], count: int, rng: np.random.Generator) -
         pixels = np.asarray(photograph.resize((32, 32), Image.Resampling.BOX, box))
         if pixels.mean(2).std() > 10:  # skip bare sky and bare background
             crops.append(pixels[:, :: rng.choice([-1, 1])])
-    return rng.permutation(np.stack(crops))
+    order = rng.permutation(count)
+    return np.stack(crops)[order], order % len(photographs)
 
 
 def blurred(x: Tensor) -> Tensor:
@@ -163,8 +165,12 @@ def generate(generator: Generator, crops: np.ndarray, what: str = "", draws: int
     return fakes.round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
 
 
-def write(fake: np.ndarray, real: np.ndarray, path: Path) -> None:
-    """Parquet as `datasets` reads it, of JPEGs as in CIFAKE (Pillow's quality 75, chroma 4:2:0)."""
+def write(fake: np.ndarray, real: np.ndarray, photographs: list[str], path: Path) -> None:
+    """Parquet as `datasets` reads it, of JPEGs as in CIFAKE (Pillow's quality 75, chroma 4:2:0).
+
+    photographs: which one each image comes from, or was guided by, those of fake first. Images of one are not
+    independent of each other.
+    """
     rows, labels = [], []
     for label, (name, images) in enumerate([("FAKE", fake), ("REAL", real)]):
         for number, pixels in enumerate(images, 1):
@@ -173,8 +179,9 @@ def write(fake: np.ndarray, real: np.ndarray, path: Path) -> None:
             rows.append({"bytes": file.getvalue(), "path": f"{name}/{number:04}.jpg"})
             labels.append(label)
     label_type = {"names": ["FAKE", "REAL"], "_type": "ClassLabel"}
-    info = {"info": {"features": {"image": {"_type": "Image"}, "label": label_type}}}
-    table = pa.table({"image": rows, "label": labels})
+    features = {"image": {"_type": "Image"}, "label": label_type, "photograph": {"_type": "Value", "dtype": "string"}}
+    info = {"info": {"features": features}}
+    table = pa.table({"image": rows, "label": labels, "photograph": photographs})
     table = table.replace_schema_metadata({"huggingface": json.dumps(info)})
     pq.write_table(table, path, compression="zstd", compression_level=19)
 
@@ -192,17 +199,19 @@ def main() -> None:
         sys.exit("error: give the SciPy 1.10.1 wheel; the first lines of make.py say how to get it")
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    crops = {}
+    crops, photographs = {}, {}
     for seed, (split, names) in enumerate(PHOTOGRAPHS.items()):
         rng = np.random.default_rng(seed)
-        crops[split] = crop([load_photograph(name, sys.argv[1]) for name in names], POOL, rng)
+        crops[split], of_crop = crop([load_photograph(name, sys.argv[1]) for name in names], POOL, rng)
+        photographs[split] = [Path(names[number]).stem for number in of_crop]
     # one generator for both splits, as in CIFAKE; it has seen the training photographs alone
     n = PER_CLASS["train"]
     generator = train(crops["train"][2 * n :])
     for split, count in PER_CLASS.items():
         real, guides = crops[split][:count], crops[split][count : 2 * count]
         fake = generate(generator, guides, split)
-        write(fake, real, HERE / f"{split}.parquet")
+        of_real, of_fake = photographs[split][:count], photographs[split][count : 2 * count]
+        write(fake, real, of_fake + of_real, HERE / f"{split}.parquet")
     contact_sheet(fake, real).save(HERE / "preview.png", optimize=True)
 
 

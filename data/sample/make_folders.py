@@ -59,7 +59,7 @@ def main() -> None:
         names = [name for name in PHOTOGRAPHS[split] if name != RACCOON]
         photographs = [load_photograph(name, "") for name in names]
         if generator is None:
-            generator = train(crop(photographs, 6000, rng), steps=500)
+            generator = train(crop(photographs, 6000, rng)[0], steps=500)
         shapes = [(int(rng.choice(SIDES)), int(rng.choice(SIDES))) for _ in range(count)]
         for label in ("real", "fake"):
             pictures = crops_of(photographs, shapes, rng)

@@ -19,21 +19,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from sklearn.metrics import roc_auc_score
 from tqdm import tqdm
 
 from detector.errors import UserError, run
 from detector.explain import occlusion_maps
 from detector.files import atomic_write
-from detector.labels import FAKE, is_answered, probability
+from detector.labels import CLASSES, FAKE, is_answered, probability
 from detector.record import ModelRecord
 from stages import keep_freed_memory
 from stages.data import OBJECT_CLASSES, Split, load_split
 from stages.device import claim
 from stages.evaluate.corruptions import SUMMARIES, check_corruptions, corruption
-from stages.evaluate.curves import write_plots
+from stages.evaluate.curves import write_csv, write_plots
 from stages.evaluate.deletion import deletion_test
 from stages.evaluate.sheets import draw_explained, draw_mistakes
-from stages.metrics import classification_metrics
+from stages.metrics import classification_metrics, wilson_interval
 from stages.model import evaluation_batch, load_model, predict_logits
 from stages.params import load_params
 
@@ -71,10 +72,14 @@ def main() -> None:
         "label": test.labels.astype(np.int8),
         "object_class": test.object_class.astype(np.int8),
         "leaked": test.leaked,
+        "source": test.source,
         "logit": logits,
         "p_fake": probability(logits, record.temperature),
     }
     metrics = evaluation_metrics(scores, record)
+    sources = source_metrics(scores, test.info.get("sources", ["unknown"]), record.threshold)
+    if len(sources) > len(CLASSES):  # else each class has one, and fake_recall and real_recall say it
+        metrics["sources"] = sources
 
     robustness = [robustness_row("none", 0, 0, scores["p_fake"], test, record)]
     for kind, strengths in options["corruptions"].items():
@@ -100,11 +105,16 @@ def main() -> None:
         atomic_write("metrics/robustness.json") as robustness_file,
         atomic_write("plots/test") as plots,
     ):
-        pq.write_table(pa.table(scores), scores_file, compression="zstd")
+        table: dict[str, Any] = dict(scores)
+        table["source"] = pa.DictionaryArray.from_arrays(scores["source"], test.info.get("sources", ["unknown"]))
+        pq.write_table(pa.table(table), scores_file, compression="zstd")
         metrics_file.write_text(json.dumps(metrics, indent=2) + "\n")
         robustness_file.write_text(json.dumps(robustness, indent=2) + "\n")
         plots.mkdir()
         write_plots(plots, scores, record.threshold)
+        columns = ("recall", "low", "high", "images")
+        by_source = [(name, *(numbers[key] for key in columns)) for name, numbers in sources.items()]
+        write_csv(plots / "sources.csv", ("source", "recall", "low", "high", "count"), by_source)
         draw_mistakes(plots / "mistakes.png", scores, test.images, said_fake, options["mistakes"])
         draw_explained(plots / "explained.png", scores, test.images, said_fake, chosen, maps)
     print(", ".join(f"{name} {value:.4f}" for name, value in metrics.items() if isinstance(value, float)))
@@ -120,10 +130,10 @@ def check_fit(record: ModelRecord, test: Split) -> None:
         )
 
 
-def evaluation_metrics(scores: dict[str, np.ndarray], record: ModelRecord) -> dict[str, float | str]:
+def evaluation_metrics(scores: dict[str, np.ndarray], record: ModelRecord) -> dict[str, Any]:
     """Return metrics/test.json, from the table of scores."""
     is_fake, p_fake = scores["label"] == FAKE, scores["p_fake"]
-    metrics: dict[str, float | str] = dict(classification_metrics(is_fake, p_fake, record.threshold))
+    metrics: dict[str, Any] = dict(classification_metrics(is_fake, p_fake, record.threshold))
     correct = (p_fake >= record.threshold) == is_fake
     # the data set's train split has these images too: the model may simply remember them
     if not scores["leaked"].all():
@@ -137,6 +147,25 @@ def evaluation_metrics(scores: dict[str, np.ndarray], record: ModelRecord) -> di
     if known:
         metrics["worst_accuracy"], metrics["worst_class"] = min(known)
     return {name: round(value, 6) if isinstance(value, float) else value for name, value in metrics.items()}
+
+
+def source_metrics(scores: dict[str, np.ndarray], names: list[str], threshold: float) -> dict[str, dict[str, float]]:
+    """Return for each source: images, recall with its 95 % interval; of a FAKE one AUROC against all REAL images.
+
+    A source whose images are of both classes has a recall alone.
+    """
+    is_fake, p_fake, source = scores["label"] == FAKE, scores["p_fake"], scores["source"]
+    correct, found = (p_fake >= threshold) == is_fake, {}
+    for number in np.unique(source):
+        of_source = source == number
+        right, images = int(correct[of_source].sum()), int(of_source.sum())
+        low, high = wilson_interval(right, images)
+        numbers = {"images": images, "recall": right / images, "low": low, "high": high}
+        if is_fake[of_source].all():
+            compared = of_source | ~is_fake
+            numbers["auroc"] = roc_auc_score(is_fake[compared], p_fake[compared])
+        found[names[number]] = {key: value if key == "images" else round(value, 6) for key, value in numbers.items()}
+    return found
 
 
 def robustness_row(

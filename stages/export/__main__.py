@@ -20,7 +20,7 @@ from detector.detector import open_session, score
 from detector.errors import UserError, run
 from detector.files import atomic_write
 from detector.labels import FAKE, probability
-from detector.record import ExportedRecord, ModelRecord
+from detector.record import ExportedRecord, ModelRecord, TestMetrics
 from detector.sizes import images_at_a_time
 from stages.data import MappedImages, Split, load_split
 from stages.device import claim
@@ -75,7 +75,7 @@ def write_model(
     train: np.ndarray | MappedImages,
     val: np.ndarray | MappedImages,
     dataset: str,
-    test: dict[str, float | str],
+    test: TestMetrics,
 ) -> ExportedRecord:
     """Write the folder, but for its card; train and val are images, test is metrics/test.json."""
     folder.mkdir(parents=True)

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from detector.errors import UserError, run
 from detector.files import atomic_write
-from detector.labels import FAKE
+from detector.labels import CLASSES, FAKE
 from stages.params import dataset_entry, load_params
 from stages.prepare.decoding import Decoded, decode_split
 from stages.prepare.near_duplicates import near_duplicates
@@ -45,8 +45,10 @@ def main() -> None:
     given = {split: data.split == number for number, split in enumerate(source)}
     parts = split_up(name, data, given, near, entry, choices)
 
-    leaked = np.isin(data.hashes[parts["test"]], data.hashes[~parts["test"]])
-    found = shortcuts(data.traits, data.labels == FAKE)
+    used = parts["train"] | parts["val"] | parts["test"]  # all but what the entry's leave_out keeps out
+    near = near[used[near].all(axis=1)]
+    leaked = np.isin(data.hashes[parts["test"]], data.hashes[used & ~parts["test"]])
+    found = shortcuts(data.traits[used], data.labels[used] == FAKE)
     report = data_report(name, entry, data, given, parts, leaked, near, found)
 
     # All are written before the first takes its place: a full disk leaves the earlier ones as they were.
@@ -86,7 +88,8 @@ def split_up(
     """Return which images are train, val and test: bool (N) each.
 
     given: the splits that the data set has; they stay as they are. The others are cut off from its train split, so that
-    copies, images of one group and, unless the entry says otherwise, near-duplicates are on one side.
+    copies, images of one group and, unless the entry says otherwise, near-duplicates are on one side. Last of all,
+    images of the sources that the entry leaves out are taken from train and val: what stays is split as without that.
     """
     named = np.flatnonzero(data.groups != "")
     links = [links_of(data.hashes), named[links_of(data.groups[named])]]
@@ -107,7 +110,26 @@ def split_up(
             chosen = cut_off(data.labels[pool], strata[pool], groups[pool], fraction, choices["seed"], what)
             parts[part] = np.isin(np.arange(len(data)), pool[chosen])
             rest &= ~parts[part]
-    return {"train": rest, "val": parts["val"], "test": parts["test"]}
+    left_out = np.isin(data.sources, check_left_out(name, data, entry["leave_out"]))
+    kept = {"train": rest & ~left_out, "val": parts["val"] & ~left_out}
+    for part, rows in kept.items():
+        if lacking := [c for label, c in enumerate(CLASSES) if not (data.labels[rows] == label).any()]:
+            raise UserError(
+                f"datasets.{name}.leave_out leaves the {part} split without {' and '.join(lacking)} images: leave out "
+                "fewer sources"
+            )
+    return {**kept, "test": parts["test"]}
+
+
+def check_left_out(name: str, data: Decoded, sources: list[str]) -> list[str]:
+    """Return the sources. Raises UserError where the data have no such."""
+    has = np.unique(data.sources).tolist()
+    if unknown := [source for source in sources if source not in has]:
+        raise UserError(
+            f"datasets.{name}.leave_out names {', '.join(unknown)}, and the sources are {', '.join(has)}: see "
+            f"datasets.{name}.source"
+        )
+    return sources
 
 
 if __name__ == "__main__":

@@ -39,8 +39,8 @@ def data_report(
     for name, rows in parts.items():
         for label, class_name in enumerate(CLASSES):
             report[f"{name}_{class_name.lower()}"] = int((data.labels[rows] == label).sum())
-    test = parts["test"]
-    report |= duplicates(data.hashes[~test], data.hashes[test]) | {"leaked": int(leaked.sum())}
+    test, learnt = parts["test"], parts["train"] | parts["val"]
+    report |= duplicates(data.hashes[learnt], data.hashes[test]) | {"leaked": int(leaked.sum())}
     across = test[near[:, 0]] != test[near[:, 1]]
     report["near_duplicates"] = len(near)
     report["near_duplicates_across"] = int(across.sum())
@@ -51,7 +51,7 @@ def data_report(
     report |= encoders(data) | {"shortcut": found[0].name, "shortcut_auroc": round(found[0].auroc, 4)}
     report["alarms"] = len(alarm_lines(found, dataset))
 
-    mean, std = channel_statistics(blocks(data, ~test))
+    mean, std = channel_statistics(blocks(data, learnt))
     for channel, name in enumerate(("red", "green", "blue")):
         report[f"mean_{name}"] = round(255 * mean[channel], 2)
         report[f"std_{name}"] = round(255 * std[channel], 2)
@@ -110,7 +110,7 @@ def write_plots(folder: Path, data: Decoded, parts: Parts, near: np.ndarray, fou
     folder.mkdir(parents=True)
     names, sources = np.unique(data.sources, return_inverse=True)
     draw_examples(folder / "examples.png", data.read, data.labels, sources, names.tolist())
-    part_of = np.select(list(parts.values()), list(parts), "")
+    part_of = np.select(list(parts.values()), list(parts), "left out")
     shown = near[np.unique(np.linspace(0, max(0, len(near) - 1), min(40, len(near))).astype(int))]
     captions = [" / ".join(f"{part_of[i]} {CLASSES[data.labels[i]]}" for i in pair) for pair in shown.tolist()]
     title = f"{len(near):,} pairs of near-duplicates"

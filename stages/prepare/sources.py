@@ -60,6 +60,24 @@ def open_source(name: str, entry: dict[str, Any]) -> tuple[str, dict[str, Pictur
 
     Raises UserError where there is no source, where it has another layout, and where a split lacks a class.
     """
+    kind, splits = read_splits(name, entry)
+    if lacking := [s for s in (("train", "test") if entry["strict"] else ("train",)) if s not in splits]:
+        where = find_data(name, entry) or entry["hub"]
+        raise UserError(f"{where} has no {' and no '.join(lacking)} split: is the copy complete?")
+    for split, pictures in splits.items():
+        if missing := [c for label, c in enumerate(CLASSES) if not (pictures.labels == label).any()]:
+            raise UserError(
+                f"the {split} split of {name} has no {' and no '.join(missing)} images: is the copy complete, and are "
+                f"datasets.{name}.labels right?"
+            )
+    return kind, {split: splits[split] for split in ("train", "val", "test") if split in splits}
+
+
+def read_splits(name: str, entry: dict[str, Any]) -> tuple[str, dict[str, Pictures]]:
+    """Return the kind of the source and the splits that it has, whichever they are, perhaps of one class alone.
+
+    Raises UserError where there is no source, and where it has another layout.
+    """
     path = find_data(name, entry)
     if path is None and entry["hub"] is None:
         raise UserError(missing_data(name, entry))
@@ -71,15 +89,7 @@ def open_source(name: str, entry: dict[str, Any]) -> tuple[str, dict[str, Pictur
         kind, splits = "folder", from_names(name, entry, str(path), *folder(path))
     else:
         kind, splits = "zip", from_names(name, entry, str(path), *archive(path))
-    if lacking := [s for s in (("train", "test") if entry["strict"] else ("train",)) if s not in splits]:
-        raise UserError(f"{path or entry['hub']} has no {' and no '.join(lacking)} split: is the copy complete?")
-    for split, pictures in splits.items():
-        if missing := [c for label, c in enumerate(CLASSES) if not (pictures.labels == label).any()]:
-            raise UserError(
-                f"the {split} split of {name} has no {' and no '.join(missing)} images: is the copy complete, and are "
-                f"datasets.{name}.labels right?"
-            )
-    return kind, {split: splits[split] for split in ("train", "val", "test") if split in splits}
+    return kind, splits
 
 
 def is_table(file: Path, root: Path) -> bool:

@@ -1,0 +1,138 @@
+"""What an answer is worth elsewhere: the stage `external`, and the fingerprint of its data."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from detector import Detector
+from detector.errors import UserError
+from detector.labels import FAKE
+from stages.external.__main__ import external_rows, external_summary, main
+from stages.external.intervals import auroc_interval, share_interval
+from stages.fingerprint import main as fingerprint
+from stages.params import load_params
+from tests.conftest import ROOT, Project
+from tests.test_prepare import picture
+
+
+def test_each_source_has_what_people_are_told_about_its_pictures(pipeline: Path) -> None:
+    rows = json.loads((pipeline / "metrics/external_sources.json").read_text())
+    assert [(row["dataset"], row["source"], row["images"], row["groups"]) for row in rows] == [
+        ("sample", "FAKE", 300, 3),
+        ("sample", "REAL", 300, 3),
+    ]
+    table = pq.read_table(ROOT / "data/sample/test.parquet").to_pylist()
+    for label, (row, wrong) in enumerate(zip(rows, ("REAL", "FAKE"), strict=True)):
+        said = Detector.load(pipeline / "models/exported").predict(
+            [one["image"]["bytes"] for one in table if one["label"] == label]
+        )
+        expected = {
+            "caught" if label == FAKE else "false_alarms": [one.verdict == "FAKE" for one in said],
+            "coverage": [one.verdict != "UNSURE" for one in said],
+            "out_of_distribution": [one.out_of_distribution for one in said],
+            "confidently_wrong": [one.verdict == wrong and not one.out_of_distribution for one in said],
+        }
+        for name, flags in expected.items():
+            value, low, high = row[name]
+            assert value == pytest.approx(np.mean(flags), abs=1e-6)
+            assert low <= value <= high
+    assert "auroc" in rows[0]
+    assert "auroc" not in rows[1]
+    assert json.loads((pipeline / "metrics/external.json").read_text()) == external_summary(rows)
+
+
+def test_only_this_stage_runs_again_when_external_data_change(here: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(here.path)
+    monkeypatch.setenv("CIFAKE_SOURCE", "data/sample")
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    mine = here.path / "mine/FAKE"
+    mine.mkdir(parents=True)
+    for number in range(3):
+        picture(number, (32, 32)).save(mine / f"{number}.png")
+    (mine / "broken.png").write_bytes(b"no picture")
+    here.set(datasets__mine={"path": str(here.path / "mine")}, evaluate__external=["mine"])
+    fingerprint()
+    assert here.changed_stages() == {"external"}
+    noted = (here.path / "data/external.json").read_text()
+    assert str(here.path) not in noted
+
+    main()
+    (row,) = json.loads((here.path / "metrics/external_sources.json").read_text())
+    assert (row["source"], row["images"], row["groups"], row["auroc"]) == ("FAKE", 3, None, None)
+    csv = (here.path / "plots/external/sources.csv").read_text()
+    assert csv.splitlines()[1].startswith("mine: FAKE,")
+
+    picture(9, (32, 32)).save(mine / "another.png")
+    fingerprint()
+    changed = (here.path / "data/external.json").read_text()
+    assert changed != noted
+    shutil.rmtree(mine)  # what is not here cannot have changed
+    (here.path / "mine").rmdir()
+    fingerprint()
+    assert (here.path / "data/external.json").read_text() == changed
+
+    here.set(evaluate__external=["yours"])
+    with pytest.raises(UserError, match=r"evaluate\.external names yours; datasets has cifake, sample"):
+        fingerprint()
+
+
+def test_what_the_model_was_trained_on_and_what_is_not_here_is_left_out(
+    pipeline: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(pipeline)
+    params = load_params()
+    params["evaluate"]["external"] = ["cifake", "elsewhere"]  # of these tests' project
+    assert external_rows(Detector.load("models/exported"), params) == []
+    said = capsys.readouterr().out
+    assert "cifake is left out: the model was trained on it" in said
+    assert "elsewhere is left out: its data are not here" in said
+    assert external_summary([]) == {}
+
+
+def test_who_always_says_the_same_is_wrong_in_half_of_the_cases() -> None:
+    def row(label: str, **shares: float) -> dict[str, Any]:
+        return {"class": label, **{name: [share, 0.0, 1.0] for name, share in shares.items()}}
+
+    rows = [
+        row("FAKE", auroc=0.4, caught=0.0, confidently_wrong=1.0),
+        row("FAKE", auroc=0.6, caught=0.0, confidently_wrong=1.0),
+        row("REAL", false_alarms=0.0, confidently_wrong=0.0),
+    ]
+    assert external_summary(rows) == {
+        "confidently_wrong_elsewhere": 0.5,
+        "auroc_elsewhere": 0.5,
+        "caught_elsewhere": 0.0,
+        "false_alarms_elsewhere": 0.0,
+    }
+
+
+def test_intervals_are_wider_where_images_come_in_groups() -> None:
+    rng = np.random.default_rng(0)
+    groups = np.repeat([f"photograph {number}" for number in range(20)], 30)
+    is_fake = np.tile([True, False], 300)
+    of_group = np.repeat(rng.normal(0, 1, 20), 30)  # what the images of one photograph have in common
+    p_fake = rng.normal(0, 1, 600) + of_group * is_fake + is_fake
+
+    def width(interval: list[float] | None) -> float:
+        assert interval is not None
+        value, low, high = interval
+        assert low <= value <= high
+        return high - low
+
+    said_fake = p_fake > 0.5
+    assert width(share_interval(said_fake, groups)) > 1.3 * width(share_interval(said_fake))
+    assert width(auroc_interval(p_fake, is_fake, groups)) > 1.3 * width(auroc_interval(p_fake, is_fake))
+    # where each image is a group of its own, both ways say about the same
+    alone = np.arange(600).astype(str)
+    assert width(auroc_interval(p_fake, is_fake, alone)) == pytest.approx(
+        width(auroc_interval(p_fake, is_fake)), rel=0.1
+    )
+    # no share is known to be 0 because none was seen
+    none = np.zeros(600, bool)
+    assert share_interval(none, groups) == share_interval(none) == [0.0, 0.0, pytest.approx(0.0064, abs=1e-4)]
+    assert auroc_interval(p_fake[:3], is_fake[:3]) is None
