@@ -74,7 +74,7 @@ def weights_path(pretrained: bool | str) -> Path | None:
     if path.is_file():
         return path
     folder = Path(pretrained).parent
-    if path.parent.with_suffix(".dvc").is_file():
+    if Path(f"{path.parent}.dvc").is_file():
         raise UserError(f"the weights {pretrained} are not here: `dvc pull {folder}` fetches them")
     raise UserError(f"the weights {pretrained} are not here: put the file there, or set models.<name>.pretrained")
 
