@@ -24,7 +24,7 @@ from stages.prepare.near_duplicates import near_duplicates
 from stages.prepare.packing import pack
 from stages.prepare.report import data_report, print_summary, print_warnings, write_plots
 from stages.prepare.shortcuts import shortcuts
-from stages.prepare.sources import check_names, open_source
+from stages.prepare.sources import open_source
 from stages.prepare.splitting import cut_off, group_ids, links_of
 
 
@@ -33,9 +33,6 @@ def main() -> None:
     name, entry, choices = params["dataset"], dataset_entry(params), params["prepare"]
     check_choices(choices)
     kind, source = open_source(name, entry)
-    if entry["strict"]:
-        for pictures in source.values():
-            check_names(name, pictures)
 
     count = sum(map(len, source.values()))
     with tqdm(total=count, desc="decode", unit=" images", unit_scale=True, disable=None) as bar:
@@ -55,10 +52,9 @@ def main() -> None:
         def out(path: str) -> Path:
             return stack.enter_context(atomic_write(path))
 
-        names = np.unique(data.sources).tolist()
         for part, rows in parts.items():
             info = {"dataset": name, "name": part, "fit": entry["fit"], "reencode": entry["reencode"]}
-            pack(out(f"data/{part}"), info, data, rows, names, leaked if part == "test" else None)
+            pack(out(f"data/{part}"), info, data, rows, leaked if part == "test" else None)
         write_plots(out("plots/data"), data, parts, near, found)
         out("metrics/prepare.json").write_text(json.dumps(report, indent=2) + "\n")
     print_summary(kind, report)
@@ -88,13 +84,12 @@ def split_up(
     given: the splits that the data set has; they stay as they are. The others are cut off from its train split, so that
     copies, images of one group and, unless the entry says otherwise, near-duplicates are on one side.
     """
-    named = np.flatnonzero(data.groups != "")
+    named = np.flatnonzero(data.groups)
     links = [links_of(data.hashes), named[links_of(data.groups[named])]]
     if entry["near_duplicates"] == "together":
         links.append(near)
     groups = group_ids(len(data), *links)
-    kinds = np.char.add(data.object_class.astype(str), data.sources)
-    strata = np.unique(kinds, return_inverse=True)[1]
+    strata = data.object_class.astype(np.int64) * len(data.source_names) + data.sources
     parts, rest = dict(given), given["train"].copy()
     # what is like an image of a val split that is given is no test image
     held = np.isin(groups, groups[given["val"]]) if "val" in given else np.zeros(len(data), bool)
