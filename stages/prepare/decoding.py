@@ -38,6 +38,7 @@ from stages.prepare.traits import (
 
 CHUNK = 250  # pictures that a process decodes at a time
 MOST_PROCESSES = 8
+BLOCK_BYTES = 2**24  # of zeros that are written at a time
 MOST_NAMED = 10  # damaged pictures in an error
 ABOUT_SIZE = r"\d+x\d+|times (smaller|larger)"  # notes of the detector that are no news of a training picture
 T = TypeVar("T")
@@ -183,7 +184,12 @@ def on_disk(shape: tuple[int, ...], folder: Path) -> np.ndarray:
     size = max(1, math.prod(shape))
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder) as file:
-        os.posix_fallocate(file.fileno(), 0, size)
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:  # macOS: written zeros have their place as well
+            for start in range(0, size, BLOCK_BYTES):
+                file.write(bytes(min(BLOCK_BYTES, size - start)))
+            file.flush()
         return np.frombuffer(mmap.mmap(file.fileno(), size), "u1", math.prod(shape)).reshape(shape)
 
 

@@ -96,7 +96,10 @@ def open_source(name: str, entry: dict[str, Any]) -> tuple[str, dict[str, Pictur
     if path is None:
         kind, splits = "hub", from_hub(name, entry)
     elif tables := [file for file in files_of(path) if is_table(file, path)]:
-        kind, splits = tables[0].suffix[1:].lower(), from_tables(name, entry, path, tables)
+        try:
+            kind, splits = tables[0].suffix[1:].lower(), from_tables(name, entry, path, tables)
+        except UserError as error:
+            raise UserError(f"{error}{if_no_list(name, entry, path, tables)}") from None
     elif path.is_dir():
         kind, splits = "folder", from_names(name, entry, str(path), *folder(path))
     else:
@@ -119,6 +122,19 @@ def is_table(file: Path, root: Path) -> bool:
     """Say whether a file lists pictures. A json file beside a picture is what its generator was told."""
     kind = file.suffix.lower()
     return kind == ".parquet" or (kind in TABLES and (file == root or file.parent == root))
+
+
+def if_no_list(name: str, entry: dict[str, Any], path: Path, tables: list[Path]) -> str:
+    """Return the end of an error about tables: what to do if they are something else, and the pictures in the folders
+    of the classes are meant. Empty where there are none."""
+    class_folders = {folder for of_class in entry["labels"].values() for folder in of_class}
+    if path.is_file() or not any(class_folders.intersection(Path(one).parts[:-1]) for one in folder(path)[0]):
+        return ""
+    taken = " and ".join(str(table.relative_to(path)) for table in tables[:3])
+    return (
+        f". {taken} was taken for the list of the pictures, as it lies in {path}: if it is none, move it away; if "
+        f"another file is, give that one's path as datasets.{name}.path"
+    )
 
 
 def folder(root: Path) -> tuple[list[str], Callable[[str], bytes]]:
@@ -260,7 +276,7 @@ def from_hub(name: str, entry: dict[str, Any]) -> dict[str, Pictures]:
         raise UserError(
             f"{hub} has the splits {', '.join(loaded)}; {', '.join(unknown)} is none of {', '.join(SPLITS)}"
         )
-    return {SPLITS[s]: from_table(name, entry, table, f"{hub} {s}", Path()) for s, table in loaded.items()}
+    return {SPLITS[s]: from_table(name, entry, table, f"{hub} {s}", None) for s, table in loaded.items()}
 
 
 def one_line(error: Exception) -> str:
@@ -268,9 +284,11 @@ def one_line(error: Exception) -> str:
     return f"{type(cause).__name__}: {' '.join(str(cause).split())}"[:300]
 
 
-def from_table(name: str, entry: dict[str, Any], table: Any, where: str, root: Path) -> Pictures:
-    """Return a split from a table of the `datasets` library: a column of pictures (or of paths below `root`), and one
-    of labels."""
+def from_table(name: str, entry: dict[str, Any], table: Any, where: str, root: Path | None) -> Pictures:
+    """Return a split from a table of the `datasets` library: a column of pictures or of paths, and one of labels.
+
+    root: the folder that paths begin in and stay below; None: they are those of the hub's cache.
+    """
     import datasets
 
     features = table.features
@@ -316,16 +334,33 @@ def from_table(name: str, entry: dict[str, Any], table: Any, where: str, root: P
     chunks = columns.column(image).chunks
     if not are_paths:
         contents, paths = Cells([chunk.field("bytes") for chunk in chunks]), Cells([c.field("path") for c in chunks])
+        opened = (path for c in chunks for path in c.field("path").filter(c.field("bytes").is_null()).to_pylist())
     else:
         contents, paths = None, Cells(chunks)
+        opened = (path for chunk in chunks for path in chunk.to_pylist())
+    if root is not None and (outside := next((path for path in opened if path and not is_below(path, root)), None)):
+        raise UserError(
+            f"{where} names {outside}: pictures must lie below {root}, in no hidden folder, with a picture's suffix; a "
+            "change of others would go unnoticed. Put the table above them, or beside it a link to their folder"
+        )
 
     def read(row: int) -> bytes:
         data = contents[row] if contents else None
         if data is None and paths[row]:
-            return (root / paths[row]).read_bytes()
+            return Path(root or "", paths[row]).read_bytes()
         return data or b""
 
     return Pictures(labels, sources, source_names, groups, lambda row: f"{where} {paths[row] or f'row {row}'}", read)
+
+
+def is_below(path: str, root: Path) -> bool:
+    """Say whether a picture that a table names is among those that `files_of` finds below a folder."""
+    below = Path(path)
+    if below.is_absolute():
+        if not below.is_relative_to(root.absolute()):
+            return False
+        below = below.relative_to(root.absolute())
+    return below.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in below.parts)
 
 
 class Cells:
