@@ -162,9 +162,9 @@ def print_summary(kind: str, report: dict[str, Any]) -> None:
     for name in ("train", "val", "test"):
         print(f"{name:<8}{report[name + '_fake']:>8}{report[name + '_real']:>8}")
     print(
-        f"duplicate pairs {report['duplicates']}: {report['duplicates_train']} in train, "
+        f"duplicate pairs {report['duplicates']}: {report['duplicates_train']} in train and val, "
         f"{report['duplicates_test']} in test, {report['duplicates_across']} across; "
-        f"{report['leaked']} test images are also in train"
+        f"{report['leaked']} test images are also in train or val"
     )
     print(f"near-duplicate pairs {report['near_duplicates']}: {report['near_duplicates_across']} across")
     print(f"files: FAKE {report['encoder_fake']}; REAL {report['encoder_real']}")
