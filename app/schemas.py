@@ -44,6 +44,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {  # by the names of the classes below
         "model": "resnet18",
         "prediction": PHOTOGRAPH,
         "occlusion_map": OCCLUSION_MAP,
+        "seen_region": [0.0, 0.0, 1.0, 1.0],
         "limit": LIMIT,
     },
     "Refusal": REFUSED,
@@ -76,6 +77,10 @@ class ExplainResponse(BaseModel):
     prediction: FilePrediction
     occlusion_map: list[list[float]] = Field(
         description="rows of the grid; positive speaks for FAKE, negative for REAL"
+    )
+    seen_region: tuple[float, float, float, float] = Field(
+        description="where the grid lies, which is what the model saw: left, top, right, bottom, in shares of the "
+        "upright picture's width and height"
     )
     limit: str
 

@@ -226,8 +226,9 @@ def create(settings: Settings, detectors: dict[str, Detector]) -> Observability:
         openapi_extra=multipart(many=False),
     )
     async def explain(request: Request, model: names = None) -> ExplainResponse | Response:
-        """The occlusion map, a grid over the picture, row by row from its upper left: positive where it speaks for
-        FAKE, negative for REAL. With `Accept: image/png` it is drawn over the enlarged picture, with a legend."""
+        """The occlusion map, a grid over what the model saw of the picture, row by row from the upper left: positive
+        where it speaks for FAKE, negative for REAL. With `Accept: image/png` it is drawn over what the model saw,
+        enlarged, with a legend."""
         chosen = service.model(model)
         name, explanation = await service.explain(request, chosen)
         row = file_prediction(name, explanation.prediction)
@@ -235,7 +236,13 @@ def create(settings: Settings, detectors: dict[str, Detector]) -> Observability:
         if "image/png" in request.headers.get("accept", ""):
             return Response(await service.in_thread(partial(png, explanation.drawing)), media_type="image/png")
         grid = [[round(value, 4) for value in line] for line in explanation.occlusion_map.tolist()]
-        return ExplainResponse(model=chosen.name, prediction=row, occlusion_map=grid, limit=chosen.detector.limit)
+        return ExplainResponse(
+            model=chosen.name,
+            prediction=row,
+            occlusion_map=grid,
+            seen_region=explanation.seen_region,
+            limit=chosen.detector.limit,
+        )
 
     @api.get("/v1/models", summary="Which models there are, and how good", response_model=Models)
     async def models() -> dict[str, Any]:

@@ -10,6 +10,9 @@ on one batch that is already there, augmented and normalized. Then the same step
 if asked for, in the other precision, compiled and with other batch sizes. Variants take turns, so that whatever else
 the machine does meets all alike, as does a product of large matrices: what the real step computes a second is given as
 a share of what the product does. Counted is the network, forward and backward on whole images, not the optimizer.
+
+And the bytes of all tensors that the real step holds at its peak. Counted on a CPU, they are what a GPU would hold
+beside the images, the workspace of its kernels and CUDA itself.
 """
 
 import argparse
@@ -24,6 +27,7 @@ from typing import Any
 from stages import keep_freed_memory  # sets the environment before torch reads it
 
 import torch  # isort: skip
+from torch.distributed._tools.mem_tracker import MemTracker
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -95,6 +99,11 @@ def compare(name: str, params: dict[str, Any], device: torch.device, arguments: 
     for module in small:
         module.__class__ = torch.nn.Conv2d
     operations = operations_per_image(network, x[:8])
+    other = "fp32" if precision == "bf16" else "bf16"
+    peaks = []
+    for one in (precision, other) if arguments.precision else (precision,):
+        fresh = make_network(spec, options, arguments.side, device, one)
+        peaks.append(f"{tensor_bytes(fresh, spec, options, one, real(batch_size)) / 1e9:.3g} GB in {one}")
     counted = count_operations(name, spec, options, precision, real(batch_size), copy.deepcopy(network))
     # what is timed, and how many images it takes
     variants = {
@@ -103,7 +112,6 @@ def compare(name: str, params: dict[str, Any], device: torch.device, arguments: 
         "plain convolutions": (stepper(plain, spec, options, precision, resident), batch_size),
     }
     if arguments.precision:
-        other = "fp32" if precision == "bf16" else "bf16"
         step = stepper(make_network(spec, options, arguments.side, device, other), spec, options, other, resident)
         variants[other] = step, batch_size
     if arguments.compile:
@@ -125,7 +133,8 @@ def compare(name: str, params: dict[str, Any], device: torch.device, arguments: 
     done, possible = operations * rates[REAL] / 1e12, 2 * side**3 / seconds[PRODUCT] / 1e12
     print(
         f"\nThe network takes {operations / 1e9:.3g} GFLOP an image, so the real step does {done:.3g} TFLOP/s: "
-        f"{done / possible:.1%} of the {possible:.3g} of a {precision} product of {side}x{side} matrices.\n\n{counted}"
+        f"{done / possible:.1%} of the {possible:.3g} of a {precision} product of {side}x{side} matrices. At "
+        f"its peak it holds tensors of {', '.join(peaks)}.\n\n{counted}"
     )
 
 
@@ -176,6 +185,23 @@ def operations_per_image(network: torch.nn.Module, x: torch.Tensor) -> float:
         network(x).sum().backward()
     network.zero_grad()
     return counter.get_total_flops() / len(x)
+
+
+def tensor_bytes(
+    network: torch.nn.Module,
+    spec: dict[str, Any],
+    options: dict[str, Any],
+    precision: str,
+    source: Iterator[tuple[torch.Tensor, torch.Tensor]],
+) -> int:
+    """Return the bytes of all tensors that the step of a network holds at its peak: weights, their average, the
+    optimizer's moments, the batch and what is computed from it. What a kernel takes for itself is not counted."""
+    with MemTracker() as tracker:
+        step = stepper(network, spec, options, precision, source)
+        step()
+        tracker.reset_mod_stats()  # it refuses a second step without
+        step()  # the first one made the moments, this one finds them there
+    return sum(sizes["Total"] for sizes in tracker.get_tracker_snapshot("peak").values())
 
 
 def time_in_turns(

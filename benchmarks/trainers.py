@@ -178,7 +178,7 @@ def make_data(
     in_val = cut_off(decoded.labels, decoded.object_class, groups, fraction, seed, "prepare.val_fraction")
     info = {"dataset": dataset, "fit": "stretch", "reencode": None}
     for name, chosen in (("train", ~in_val), ("val", in_val)):
-        pack(project / "data" / name, info | {"name": name}, decoded, chosen, sorted(set(decoded.sources)))
+        pack(project / "data" / name, info | {"name": name}, decoded, chosen)
     seconds = time.perf_counter() - started
 
     for split, chosen in (("train", ~in_val), ("val", in_val)):

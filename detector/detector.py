@@ -63,12 +63,15 @@ class Prediction:
 class Explanation:
     """A prediction, and where in the picture it comes from.
 
-    occlusion_map: float32 (8, 8), over the whole picture: by how much the logit of FAKE falls where this part is
-    inpainted, positive for FAKE, negative for REAL. drawing: the map over the enlarged picture, with a legend.
+    occlusion_map: float32 (8, 8), over what the model saw of the picture: by how much the logit of FAKE falls where
+    this part is inpainted, positive for FAKE, negative for REAL. seen_region: what it saw, as left, top, right and
+    bottom in shares of the upright picture's width and height; (0, 0, 1, 1), all of it, unless the model's `fit` is
+    resize or crop. drawing: the map over what the model saw, enlarged, with a legend.
     """
 
     prediction: Prediction
     occlusion_map: np.ndarray
+    seen_region: tuple[float, float, float, float]
     drawing: Image.Image
 
 
@@ -166,7 +169,8 @@ class Detector:
         (prediction,) = self.predict_batch([one])
         (occlusion_map,) = occlusion_maps(lambda images: self._score(images, math.inf)[0], one.pixels[None])
         heading = f"{prediction.verdict}, P(FAKE) {percent(prediction.p_fake)}"
-        return Explanation(prediction, occlusion_map, draw_explanation(one.pixels, occlusion_map, heading))
+        drawing = draw_explanation(one.pixels, occlusion_map, heading)
+        return Explanation(prediction, occlusion_map, one.seen_region, drawing)
 
     def _score(self, images: np.ndarray, flip_tta_margin: float) -> tuple[np.ndarray, np.ndarray]:
         """`score`, for so many images at a time that memory suffices."""

@@ -10,7 +10,7 @@ import math
 import os
 import re
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -59,10 +59,15 @@ LARGER = (
 
 @dataclass(frozen=True)
 class Preprocessed:
-    """A picture made ready: pixels, uint8 (size, size, 3), RGB, and the notes on what was done to it."""
+    """A picture made ready: pixels, uint8 (size, size, 3), RGB, and the notes on what was done to it.
+
+    seen_region: which part of the upright picture the pixels show: left, top, right and bottom, as shares of its width
+    and height. (0, 0, 1, 1) is all of it.
+    """
 
     pixels: np.ndarray
     notes: list[str]
+    seen_region: tuple[float, float, float, float]
 
 
 def preprocess(source: Source, size: int, fit: Fit = "stretch", reencode: int | None = None) -> Preprocessed:
@@ -111,7 +116,7 @@ def reencoded(one: Preprocessed, quality: int | None) -> Preprocessed:
     """Encode an input as JPEG and decode it, where the training data were encoded again as well."""
     if quality is None:
         return one
-    return Preprocessed(jpeg_roundtrip(one.pixels, quality), one.notes)
+    return replace(one, pixels=jpeg_roundtrip(one.pixels, quality))
 
 
 def to_input(image: Image.Image, size: int, fit: Fit = "stretch", data: bytes | None = None) -> Preprocessed:
@@ -167,7 +172,9 @@ def to_input(image: Image.Image, size: int, fit: Fit = "stretch", data: bytes | 
         pixels = (pixels[..., :3].astype(np.int16) + 255 - alpha).clip(0, 255).astype(np.uint8)
         if alpha.min() < 255:
             notes.append("transparency put on white")
-    return Preprocessed(pixels, notes + notes_on_size(width, height, size, fit))
+    left, top, right, bottom = seen_box(*picture.size, size, fit)
+    seen_region = (left / picture.width, top / picture.height, right / picture.width, bottom / picture.height)
+    return Preprocessed(pixels, notes + notes_on_size(width, height, size, fit), seen_region)
 
 
 def orientation(image: Image.Image) -> Transpose | None:
@@ -183,13 +190,16 @@ def resize_to(picture: Image.Image, size: int, fit: Fit) -> Image.Image:
     stretch: the whole picture; the proportions of one that is not square change. resize: its short side is made `size`,
     and the longer one is cut off on both ends. crop: its middle, as it is; one that is too small is resized.
     """
-    width, height = picture.size
-    box = None
-    if fit != "stretch":
-        side = size if fit == "crop" and min(width, height) >= size else min(width, height)
-        left, top = (width - side) // 2, (height - side) // 2
-        box = (left, top, left + side, top + side)
-    return picture.resize((size, size), Image.Resampling.BICUBIC, box)
+    return picture.resize((size, size), Image.Resampling.BICUBIC, seen_box(*picture.size, size, fit))
+
+
+def seen_box(width: int, height: int, size: int, fit: Fit) -> tuple[int, int, int, int]:
+    """Return which part of a picture of width x height pixels `resize_to` takes: left, top, right, bottom."""
+    if fit == "stretch":
+        return 0, 0, width, height
+    side = size if fit == "crop" and min(width, height) >= size else min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    return left, top, left + side, top + side
 
 
 def notes_on_size(width: int, height: int, size: int, fit: Fit = "stretch") -> list[str]:

@@ -71,9 +71,8 @@ class Split:
 
     images: uint8 (N, S, S, 3), RGB, in memory only where they are asked for. labels: int64 (N), 0 FAKE, 1 REAL.
     object_class: int8 (N), an index into OBJECT_CLASSES, -1 where unknown. source: int16 (N), an index into
-    info["sources"]. leaked: bool (N), an identical image is in
-    the data set's train split (false for every image of a train or validation split). info: what `prepare` recorded
-    (dataset, name, classes, digest).
+    info["sources"]. leaked: bool (N), the train or the validation split has an identical image (false for every image
+    of these two). info: what `prepare` recorded (dataset, name, classes, digest).
     """
 
     images: MappedImages

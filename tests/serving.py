@@ -24,8 +24,9 @@ from tests.conftest import ROOT
 from tests.models import exported
 
 
-def make_model(folder: Path) -> Path:
-    """A model in which every pixel has a weight of its own, so that no two pictures have the same answer."""
+def make_model(folder: Path, **changes: Any) -> Path:
+    """A model in which every pixel has a weight of its own, so that no two pictures have the same answer. changes: of
+    its record."""
     folder.mkdir(parents=True)
     weights = np.random.default_rng(0).normal(0, 4e-4, 3 * 32 * 32).astype(np.float32)
     weights -= weights.mean()
@@ -48,7 +49,9 @@ def make_model(folder: Path) -> Path:
     onnx.save(model, folder / "model.onnx")
     (folder / "model.safetensors").write_bytes(b"")  # the weights are in the graph
     # white is out of distribution
-    exported(model="weighing", out_of_distribution={"threshold": 254.5, "validation_share": 0.99}).write(folder)
+    exported(model="weighing", out_of_distribution={"threshold": 254.5, "validation_share": 0.99}, **changes).write(
+        folder
+    )
     return folder
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from stages.data import MappedImages, load_split
 from stages.evaluate.corruptions import corruption as evaluated_corruption
 from stages.train import corruption
-from stages.train.augment import Read, batches, reader
+from stages.train.augment import Read, batches, on_device, reader
 from tests.conftest import Project
 
 
@@ -43,6 +43,14 @@ def as_images(planes: torch.Tensor) -> np.ndarray:
 def difference(one: np.ndarray, other: np.ndarray) -> float:
     """Mean difference in levels of 0 to 255."""
     return float(np.abs(one.astype(float) - other.astype(float)).mean())
+
+
+def test_a_split_moves_to_a_device_as_it_is() -> None:
+    rng = np.random.default_rng(0)
+    shards = [rng.integers(0, 256, (rows, 130, 130, 3), np.uint8) for rows in (90, 90, 20)]  # more than a block each
+    moved = on_device(MappedImages(shards), torch.device("cpu"))
+    assert moved.shape == (200, 130, 130)
+    assert (moved.view(torch.uint8).view(200, 130, 130, 4)[..., :3].numpy() == np.concatenate(shards)).all()
 
 
 def test_every_image_is_met_once_an_epoch_flipped_and_translated() -> None:

@@ -1,5 +1,6 @@
 """What the benchmarks print, and what they say where a library is missing. That they are fast is not tested."""
 
+import itertools
 import re
 import sys
 
@@ -9,10 +10,11 @@ from ruamel.yaml import YAML
 
 from benchmarks import dvc_overhead, load, trainers
 from benchmarks.ask import report
-from benchmarks.train_step import operations_per_image
+from benchmarks.train_step import operations_per_image, tensor_bytes
 from benchmarks.trainers import BEGIN, EPOCH, Training, table
 from detector.errors import UserError
-from tests.conftest import ROOT
+from stages.train.network import make_network
+from tests.conftest import ROOT, TINY
 
 OURS = "epoch 2/8: loss 0.4127; validation: loss 0.3021, accuracy 91.30%, AUROC 0.9712; 402 images/s"
 OTHERS = "epoch 2/8: validation: accuracy 90.00%; 201 images/s"
@@ -107,6 +109,22 @@ def test_operations_of_a_step_are_those_of_forward_and_backward() -> None:
     forward = 2 * (16 * 3 * 9 * 8 + 8 * 16 * 2)  # a multiplication and an addition a weight and place
     backward = forward + 2 * 8 * 16 * 2  # to the weights, and on to the outputs of the convolution
     assert operations_per_image(network, torch.zeros(5, 3, 4, 4)) == forward + backward
+
+
+def test_the_tensors_of_a_step_are_all_counted() -> None:
+    spec = TINY | {"optimizer": "adamw", "input_size": None}
+    options = {"auxiliary_loss": 0, "gradient_clip": 0}
+
+    def peak(images: int) -> tuple[int, int]:
+        network = make_network(spec, options, 32, torch.device("cpu"), "fp32")
+        batch = torch.zeros(images, 3, 32, 32), torch.zeros(images, 2, dtype=torch.int64)
+        weights = sum(tensor.nbytes for tensor in network.state_dict().values())
+        return tensor_bytes(network, spec, options, "fp32", itertools.repeat(batch)), weights
+
+    (small, weights), (large, _) = peak(2), peak(34)
+    assert small > 4 * weights, "themselves, their average and two moments"
+    kept = 32 * 32 * 32 * 32 * 4  # what the first convolution gives, of 32 channels, for 32 images more
+    assert kept < large - small < 20 * kept
 
 
 def test_what_dvc_adds_is_measured_against_all_that_it_runs() -> None:

@@ -191,6 +191,13 @@ def test_what_an_entry_cannot_say_ends_in_one_line(mine: Project) -> None:
     assert "one class for each name, photos has two" in wrong(mine, labels={"FAKE": "photos", "REAL": "photos"})
     assert "has no FAKE images" in wrong(mine, labels={"FAKE": "none", "REAL": ["photos", "flux"]})
     assert "leaves one of the two sides without any" in wrong(mine, labels={"FAKE": "flux", "REAL": "photos"})
+    (mine.path / "pictures/metadata.csv").write_text("file_name,prompt\nflux/0.jpeg,a ship\n")
+    said = wrong(mine, labels={"FAKE": "flux", "REAL": "photos"})
+    assert "lacks the column label" in said
+    assert "metadata.csv was taken for the list of the pictures" in said
+    assert "move it away" in said
+    (mine.path / "pictures/metadata.csv").write_text("file_name,label\nflux/0.jpeg,flux\n../0.jpeg,photos\n")
+    assert "names ../0.jpeg: pictures must lie below pictures" in wrong(mine, path="pictures/metadata.csv")
     assert "are not here: put them at nowhere" in the_fingerprint(mine, path="nowhere")
     assert "are not here: put them at nowhere" in the_error(mine.stage("prepare", ok=False)), "and asks no hub"
     mine.set(datasets__mine="pictures")

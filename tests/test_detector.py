@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from PIL import Image
+from PIL import ExifTags, Image
 
 from detector import Detector, Prediction
 from detector.__main__ import main
@@ -27,7 +27,8 @@ from detector.explain import occlusion_maps
 from detector.images import decode
 from detector.labels import probability
 from detector.limit import LIMIT
-from detector.record import ExportedRecord
+from detector.pictures import preprocess
+from detector.record import ExportedRecord, Fit
 from stages.export.__main__ import write_model
 from stages.model import build, load_model, predict_logits
 from tests.conftest import ROOT
@@ -304,6 +305,22 @@ def test_resizing_cuts_nothing_away_and_averages(weighing: Detector) -> None:
     checks = np.indices((320, 320)).sum(axis=0) % 2 * 255
     checkered = np.stack([checks.astype(np.uint8)] * 3, axis=2)
     notes_if_seen_as(weighing, checkered, np.full((32, 32, 3), 128, np.uint8), tolerance=5e-3)
+
+
+@pytest.mark.parametrize(
+    ("fit", "expected"), [("stretch", (0, 0, 1, 1)), ("resize", (0.375, 0, 0.625, 1)), ("crop", (0.45, 0.3, 0.55, 0.7))]
+)
+@pytest.mark.parametrize("is_turned", [False, True])
+def test_what_the_model_sees_of_a_picture_is_known(
+    fit: Fit, expected: tuple[float, float, float, float], is_turned: bool
+) -> None:
+    image = Image.new("RGB", (80, 320) if is_turned else (320, 80))
+    exif = Image.Exif()
+    if is_turned:
+        exif[ExifTags.Base.Orientation] = 6
+    file = io.BytesIO()
+    image.save(file, "JPEG", exif=exif)
+    assert preprocess(file.getvalue(), 32, fit).seen_region == expected
 
 
 def test_a_large_jpeg_is_seen_as_its_pixels_are(rgb: np.ndarray, weighing: Detector) -> None:

@@ -21,6 +21,7 @@ from detector.record import ExportedRecord, ModelRecord
 from stages.data import load_split
 from stages.export.__main__ import main, write_model
 from stages.model import build, load_model, predict_logits, save_model
+from stages.params import load_params
 from tests.conftest import ROOT
 from tests.models import trained
 
@@ -115,7 +116,8 @@ def test_the_folder_says_what_it_is_worth(pipeline: Path) -> None:
 
     card = (folder / "README.md").read_text()
     _, head, body = card.split("---\n", 2)
-    assert YAML(typ="safe").load(head)["license"] == "mit"
+    known, params = YAML(typ="safe").load(head), load_params()
+    assert (known["license"], known["datasets"]) == ("mit", [params["datasets"]["cifake"]["hub"]])
     assert f"{100 * test['accuracy']:.2f} %" in body
     assert f"{100 * test['ece']:.2f} %" in body
     robustness = json.loads((pipeline / "metrics/robustness.json").read_text())

@@ -34,10 +34,13 @@ def test_more_is_packed_and_trained_on_than_may_be_in_memory(tmp_path: Path) -> 
         coarse = Image.fromarray(rng.integers(0, 256, (6, 6, 3), np.uint8))
         file = io.BytesIO()
         coarse.resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(file, "JPEG", quality=90)
-        rows += [{"image": {"bytes": file.getvalue(), "path": None}, "label": number % 2}] * (IMAGES // 300)
+        # one long prompt: no name may cost each picture its length
+        row = {"image": {"bytes": file.getvalue(), "path": None}, "label": number % 2}
+        rows += [row | {"prompt": f"prompt {number}" if number else "a ship, " * 2500}] * (IMAGES // 300)
     pq.write_table(pa.Table.from_pylist(rows), project.path / "pictures/all.parquet")
     del rows
-    entry = {"path": "pictures", "labels": {"FAKE": 0, "REAL": 1}, "image_size": SIDE, "image": "image"}
+    columns = {"image": "image", "group": "prompt"}
+    entry = {"path": "pictures", "labels": {"FAKE": 0, "REAL": 1}, "image_size": SIDE, **columns}
     patches = {"timm": "test_vit", "args": {"img_size": SIDE, "patch_size": 32}, "stem": None, "optimizer": "adamw"}
     small = TINY | patches | {"epochs": 1, "crop_epochs": 0, "batch_size": 30}
     project.set(dataset="mine", datasets__mine=entry, models__tiny=small, train__augment__corruption=0)

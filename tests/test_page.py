@@ -1,5 +1,6 @@
 """The page, used as people do: a real browser, with mouse, keyboard and files, at a desk and on a phone."""
 
+import io
 import itertools
 import re
 from collections.abc import Iterator
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from playwright.sync_api import Browser, FileChooser, FilePayload, Page, expect
 
 from detector import Detector
@@ -120,6 +122,32 @@ def test_the_evidence_is_shown_and_hidden(visit: Visit, server: Server) -> None:
     card.get_by_role("button", name="Hide the evidence in cat.jpg").click()
     expect(drawing).to_be_hidden()
     assert visit.errors == []
+
+
+def test_the_evidence_lies_over_what_the_model_saw(browser: Browser, tmp_path: Path) -> None:
+    black = Image.new("RGB", (100, 60))
+    black.paste("white", (34, 14, 66, 46))  # all that a model of 32 px with `fit: crop` sees
+    file = io.BytesIO()
+    black.save(file, "PNG")
+    with Server(make_model(tmp_path / "cropping", fit="crop")) as server:
+        visit = Visit(browser, server, viewport={"width": 1100, "height": 900})
+        visit.choose(("middle.png", file.getvalue()))
+        card = answer(visit.page, "middle.png")
+        card.get_by_role("button", name="Show the evidence").click()
+        expect(card).to_contain_text("This is the middle of the picture, all that the model saw.")
+        drawing = card.get_by_role("img", name="middle.png with the evidence in it")
+        width, height, darkest = drawing.evaluate(
+            """(canvas) => {
+                const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+                let darkest = 255;
+                for (let i = 0; i < data.length; i += 4) darkest = Math.min(darkest, Math.max(...data.slice(i, i + 3)));
+                return [canvas.width, canvas.height, darkest];
+            }"""
+        )
+        assert width == height
+        assert darkest > 150, "white, or white under a colour"
+        assert visit.errors == []
+        visit.context.close()
 
 
 def test_what_cannot_be_read_is_told_beside_the_answers_of_the_others(visit: Visit) -> None:

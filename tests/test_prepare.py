@@ -462,10 +462,14 @@ def small(prepared: Path) -> Path:
     return as_folder(cifake(), prepared.parent / "small")
 
 
-def test_a_full_disk_leaves_the_earlier_outputs(prepared: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("system", ["Linux", "macOS"])
+def test_a_full_disk_leaves_the_earlier_outputs(system: str, prepared: Path, tmp_path: Path) -> None:
     source = as_folder(cifake(test=5), tmp_path / "cifake")  # the last split is the largest: the others fit
     limit = 280_000  # bytes; the kernel refuses to let a file of this process grow beyond
-    fits = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))}
+    fits: dict[str, Any] = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))}
+    if system == "macOS":  # which lacks this function
+        (tmp_path / "sitecustomize.py").write_text("import os\ndel os.posix_fallocate\n")
+        fits["env"] = {"PYTHONPATH": str(tmp_path)}
     refuse(prepared, source, ("disk is full",), **fits)
 
 

@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ruamel.yaml import YAML
 
 from detector.errors import UserError, run
@@ -81,10 +82,9 @@ def fake_sources(name: str, entry: dict[str, Any]) -> list[str]:
     """Return the sources of FAKE images of an entry of `datasets`. Raises UserError where there are fewer than two."""
     _, splits = open_source(name, entry)
     of_fakes = {
-        source
+        pictures.source_names[number]
         for pictures in splits.values()
-        for source, label in zip(pictures.sources, pictures.labels.tolist(), strict=True)
-        if label == FAKE
+        for number in np.unique(pictures.sources[pictures.labels == FAKE])
     }
     if len(of_fakes) < 2:
         raise UserError(

@@ -1,8 +1,10 @@
 // The occlusion map of an answer, as a drawing and in words. map: rows of numbers, positive for FAKE, negative for REAL.
 
-// The picture in grey, coloured by its occlusion map: full colour where that is strongest in this picture.
-export function drawOcclusionMap(canvas, picture, map) {
-  const [width, height] = picture.naturalWidth ? [picture.naturalWidth, picture.naturalHeight] : [1, 1];
+// What the model saw of the picture, in grey, coloured by its occlusion map: full colour where that is strongest in this
+// picture. left, top, right, bottom: what it saw, in shares of the picture.
+export function drawOcclusionMap(canvas, picture, map, [left, top, right, bottom]) {
+  const [x, y] = [left * picture.naturalWidth, top * picture.naturalHeight];
+  const [width, height] = picture.naturalWidth ? [right * picture.naturalWidth - x, bottom * picture.naturalHeight - y] : [1, 1];
   const scale = 768 / Math.max(width, height);
   [canvas.width, canvas.height] = [Math.max(1, width * scale), Math.max(1, height * scale)];
   const pen = canvas.getContext("2d");
@@ -11,7 +13,7 @@ export function drawOcclusionMap(canvas, picture, map) {
   pen.fillRect(...whole);
   if (picture.naturalWidth) {
     pen.imageSmoothingEnabled = width > 96;
-    pen.drawImage(picture, ...whole);
+    pen.drawImage(picture, x, y, width, height, ...whole);
     pen.globalCompositeOperation = "saturation"; // of grey: none
     pen.fillRect(...whole);
     pen.globalCompositeOperation = "source-over";

@@ -171,10 +171,11 @@ class Card {
     this.part(".map").hidden = true;
     caption.textContent = "Asking for the evidence …";
     try {
-      const { occlusion_map: map } = await (await ask("v1/explain", this.file, "application/json")).json();
+      const { occlusion_map: map, seen_region: region } = await (await ask("v1/explain", this.file, "application/json")).json();
       const canvas = this.part("canvas");
-      drawOcclusionMap(canvas, this.part(".picture"), map);
-      const words = inWords(map);
+      drawOcclusionMap(canvas, this.part(".picture"), map, region);
+      const isWhole = region.join() === "0,0,1,1";
+      const words = `${isWhole ? "" : "This is the middle of the picture, all that the model saw. "}${inWords(map)}`;
       canvas.setAttribute("aria-label", `${this.name} with the evidence in it. ${words}`);
       this.part(".map").hidden = false;
       this.explained = true;

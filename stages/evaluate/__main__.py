@@ -135,7 +135,7 @@ def evaluation_metrics(scores: dict[str, np.ndarray], record: ModelRecord) -> di
     is_fake, p_fake = scores["label"] == FAKE, scores["p_fake"]
     metrics: dict[str, Any] = dict(classification_metrics(is_fake, p_fake, record.threshold))
     correct = (p_fake >= record.threshold) == is_fake
-    # the data set's train split has these images too: the model may simply remember them
+    # training or validation has these images too: the model may simply remember them
     if not scores["leaked"].all():
         metrics["accuracy_without_leaked"] = float(correct[~scores["leaked"]].mean())
     answered = is_answered(p_fake, record.abstention_band)

@@ -28,6 +28,7 @@ from stages.export.card import write_card
 from stages.export.onnx_file import save_half, save_onnx
 from stages.export.ood import ExportGraph, other_pictures
 from stages.model import load_model, predict_logits
+from stages.params import load_params
 
 if TYPE_CHECKING:  # detector imports it at run time, after turning its telemetry off
     import onnxruntime
@@ -57,7 +58,8 @@ def main() -> None:
                 f"{metrics['largest_difference']:.4f}, more than {LARGEST_DIFFERENCE} is not allowed"
             )
         metrics_file.write_text(json.dumps(metrics, indent=2) + "\n")
-        write_card(folder / "README.md", exported, reports | {"export": metrics})
+        cifake = load_params()["datasets"]["cifake"]["hub"]
+        write_card(folder / "README.md", exported, reports | {"export": metrics}, cifake)
     print(", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
 
 

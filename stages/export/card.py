@@ -18,8 +18,6 @@ from detector.limit import limit_of
 from detector.pictures import MAX_PIXELS, SPARE
 from detector.record import ExportedRecord
 
-HUB_DATASET = "dragonintelligence/CIFAKE-image-dataset"  # CIFAKE on the Hugging Face hub
-
 CORRUPTIONS = {  # metrics/robustness.json: heading, and what its strength is
     "none": "none",
     "noise": "Gaussian noise, standard deviation (of 1)",
@@ -38,14 +36,15 @@ OOD_PICTURES = {  # metrics/export.json
 }
 
 
-def write_card(path: Path, record: ExportedRecord, reports: dict[str, Any]) -> None:
-    """Write the card. reports: metrics/<name>.json of prepare, train, test, robustness and export, by name."""
+def write_card(path: Path, record: ExportedRecord, reports: dict[str, Any], cifake: str) -> None:
+    """Write the card. reports: metrics/<name>.json of prepare, train, test, robustness and export, by name. cifake: the
+    name of CIFAKE on the Hugging Face hub."""
     with Path("plots/test/object_classes.csv").open(newline="") as file:
         classes = list(csv.DictReader(file))
-    path.write_text(f"---\n{head(record)}---\n\n{body(record, reports, classes)}")
+    path.write_text(f"---\n{head(record, cifake)}---\n\n{body(record, reports, classes)}")
 
 
-def head(record: ExportedRecord) -> str:
+def head(record: ExportedRecord, cifake: str) -> str:
     test = record.test
     measured = [{"type": name, "value": test[name], "name": name} for name in ("accuracy", "f1")]
     measured.append({"type": "roc_auc", "value": test["auroc"], "name": "AUROC"})
@@ -57,9 +56,9 @@ def head(record: ExportedRecord) -> str:
     }
     if record.dataset == "cifake":
         task = {"type": "image-classification"}
-        dataset = {"type": HUB_DATASET, "name": "CIFAKE", "split": "test"}
+        dataset = {"type": cifake, "name": "CIFAKE", "split": "test"}
         content |= {
-            "datasets": [HUB_DATASET],
+            "datasets": [cifake],
             "model-index": [
                 {"name": record.model, "results": [{"task": task, "dataset": dataset, "metrics": measured}]}
             ],
@@ -116,7 +115,7 @@ def body(record: ExportedRecord, reports: dict[str, Any], classes: Iterable[dict
         "FAKE recall": share(test["fake_recall"]),
         "REAL recall": share(test["real_recall"]),
         "FAKE images caught where 1 % of the REAL ones are taken for FAKE": share(test["tpr_at_1_fpr"]),
-        "Accuracy without images that are also in the train split": share(test["accuracy_without_leaked"]),
+        "Accuracy without images that training or validation have too": share(test["accuracy_without_leaked"]),
         "Expected calibration error of P(FAKE), 15 bins of equal mass": share(test["ece"]),
         "Accuracy with the exported weights": share(export["exported_accuracy"]),
     }
@@ -151,8 +150,8 @@ evidence about where a picture comes from, and not to be used for decisions abou
 
 Trained on {source}. {prepare["train_fake"] + prepare["train_real"]:,} images for training ({prepare["train_fake"]:,}
 FAKE, {prepare["train_real"]:,} REAL), {prepare["val_fake"] + prepare["val_real"]:,} for validation, cut from the same
-split, {prepare["test_fake"] + prepare["test_real"]:,} for the test. {prepare["duplicates_across"]:,} test images are
-also in the train split. Digest of the training images: `{record.data_digest}`.
+split, {prepare["test_fake"] + prepare["test_real"]:,} for the test. Of {prepare["leaked"]:,} test images training or
+validation have an identical one. Digest of the training images: `{record.data_digest}`.
 
 ## Training
 

@@ -73,8 +73,9 @@ def source_rows(name: str, splits: dict[str, Pictures], detector: Detector) -> l
     """
     used = [splits["test"]] if "test" in splits else list(splits.values())
     is_fake = np.concatenate([pictures.labels for pictures in used]) == FAKE
-    sources = np.array([source for pictures in used for source in pictures.sources])
-    groups = np.array([group for pictures in used for group in pictures.groups or []]) if used[0].groups else None
+    sources = np.array([pictures.source_names[number] for pictures in used for number in pictures.sources])
+    grouped = np.concatenate([pictures.groups for pictures in used])
+    groups = grouped if grouped.any() else None
     predictions = answers(name, used, detector)
     read = np.array([one is not None for one in predictions], bool)
     is_fake, sources, groups = is_fake[read], sources[read], None if groups is None else groups[read]

@@ -24,7 +24,7 @@ from stages.prepare.near_duplicates import near_duplicates
 from stages.prepare.packing import pack
 from stages.prepare.report import data_report, print_summary, print_warnings, write_plots
 from stages.prepare.shortcuts import shortcuts
-from stages.prepare.sources import check_names, open_source
+from stages.prepare.sources import open_source
 from stages.prepare.splitting import cut_off, group_ids, links_of
 
 
@@ -33,9 +33,6 @@ def main() -> None:
     name, entry, choices = params["dataset"], dataset_entry(params), params["prepare"]
     check_choices(choices)
     kind, source = open_source(name, entry)
-    if entry["strict"]:
-        for pictures in source.values():
-            check_names(name, pictures)
 
     count = sum(map(len, source.values()))
     with tqdm(total=count, desc="decode", unit=" images", unit_scale=True, disable=None) as bar:
@@ -57,10 +54,9 @@ def main() -> None:
         def out(path: str) -> Path:
             return stack.enter_context(atomic_write(path))
 
-        names = np.unique(data.sources).tolist()
         for part, rows in parts.items():
             info = {"dataset": name, "name": part, "fit": entry["fit"], "reencode": entry["reencode"]}
-            pack(out(f"data/{part}"), info, data, rows, names, leaked if part == "test" else None)
+            pack(out(f"data/{part}"), info, data, rows, leaked if part == "test" else None)
         write_plots(out("plots/data"), data, parts, near, found)
         out("metrics/prepare.json").write_text(json.dumps(report, indent=2) + "\n")
     print_summary(kind, report)
@@ -91,13 +87,12 @@ def split_up(
     copies, images of one group and, unless the entry says otherwise, near-duplicates are on one side. Last of all,
     images of the sources that the entry leaves out are taken from train and val: what stays is split as without that.
     """
-    named = np.flatnonzero(data.groups != "")
+    named = np.flatnonzero(data.groups)
     links = [links_of(data.hashes), named[links_of(data.groups[named])]]
     if entry["near_duplicates"] == "together":
         links.append(near)
     groups = group_ids(len(data), *links)
-    kinds = np.char.add(data.object_class.astype(str), data.sources)
-    strata = np.unique(kinds, return_inverse=True)[1]
+    strata = data.object_class.astype(np.int64) * len(data.source_names) + data.sources
     parts, rest = dict(given), given["train"].copy()
     # what is like an image of a val split that is given is no test image
     held = np.isin(groups, groups[given["val"]]) if "val" in given else np.zeros(len(data), bool)
@@ -110,7 +105,7 @@ def split_up(
             chosen = cut_off(data.labels[pool], strata[pool], groups[pool], fraction, choices["seed"], what)
             parts[part] = np.isin(np.arange(len(data)), pool[chosen])
             rest &= ~parts[part]
-    left_out = np.isin(data.sources, check_left_out(name, data, entry["leave_out"]))
+    left_out = np.isin(data.sources, left_out_numbers(name, data, entry["leave_out"]))
     kept = {"train": rest & ~left_out, "val": parts["val"] & ~left_out}
     for part, rows in kept.items():
         if lacking := [c for label, c in enumerate(CLASSES) if not (data.labels[rows] == label).any()]:
@@ -121,15 +116,15 @@ def split_up(
     return {**kept, "test": parts["test"]}
 
 
-def check_left_out(name: str, data: Decoded, sources: list[str]) -> list[str]:
-    """Return the sources. Raises UserError where the data have no such."""
-    has = np.unique(data.sources).tolist()
+def left_out_numbers(name: str, data: Decoded, sources: list[str]) -> list[int]:
+    """Return the numbers of the sources that train and val do without. Raises UserError where the data lack one."""
+    has = data.source_names
     if unknown := [source for source in sources if source not in has]:
         raise UserError(
             f"datasets.{name}.leave_out names {', '.join(unknown)}, and the sources are {', '.join(has)}: see "
             f"datasets.{name}.source"
         )
-    return sources
+    return [has.index(source) for source in sources]
 
 
 if __name__ == "__main__":

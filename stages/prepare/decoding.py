@@ -38,6 +38,7 @@ from stages.prepare.traits import (
 
 CHUNK = 250  # pictures that a process decodes at a time
 MOST_PROCESSES = 8
+BLOCK_BYTES = 2**24  # of zeros that are written at a time
 MOST_NAMED = 10  # damaged pictures in an error
 ABOUT_SIZE = r"\d+x\d+|times (smaller|larger)"  # notes of the detector that are no news of a training picture
 T = TypeVar("T")
@@ -57,8 +58,9 @@ class Decoded:
     perceptual_hashes: np.ndarray  # uint64 (N)
     traits: np.ndarray  # TRAITS (N)
     labels: np.ndarray  # int64 (N)
-    sources: np.ndarray  # str (N)
-    groups: np.ndarray  # str (N); "" is no group
+    sources: np.ndarray  # int32 (N), index into `source_names`
+    source_names: list[str]  # in order
+    groups: np.ndarray  # uint64 (N), equal for the pictures of a group; 0 is no group
     object_class: np.ndarray  # int8 (N)
     notes: Counter[str]  # pictures by what the detector would note of them, but for their size
     damaged: int  # pictures that were left out
@@ -80,12 +82,17 @@ class Decoded:
 
     @classmethod
     def join(cls, splits: "Sequence[Decoded]") -> "Decoded":
-        """Return several splits as one, in this order."""
+        """Return several splits as one, in this order, with the sources that have a picture left."""
         arrays = {
             name: np.concatenate([getattr(split, name) for split in splits])
-            for name in ("rows", "hashes", "perceptual_hashes", "traits", "labels", "sources", "groups", "object_class")
+            for name in ("rows", "hashes", "perceptual_hashes", "traits", "labels", "groups", "object_class")
         }
+        names = sorted({split.source_names[number] for split in splits for number in np.unique(split.sources)})
+        number_of = {name: number for number, name in enumerate(names)}
+        numbers = [np.array([number_of.get(name, -1) for name in split.source_names], np.int32) for split in splits]
         return cls(
+            sources=np.concatenate([number[split.sources] for number, split in zip(numbers, splits, strict=True)]),
+            source_names=names,
             images=[images for split in splits for images in split.images],
             split=np.concatenate([np.full(len(split), number, np.int8) for number, split in enumerate(splits)]),
             notes=sum((split.notes for split in splits), Counter()),
@@ -141,9 +148,8 @@ def decode_split(pictures: Pictures, entry: dict[str, Any], skip_damaged: bool, 
     if bad and (lost or not skip_damaged):
         raise UserError(("all " + " and all ".join(lost) + " are damaged: " if lost else "") + damaged_ones(bad, entry))
 
-    object_class = object_classes([pictures.name(i) for i in range(n)]) if entry["strict"] else np.full(n, -1, np.int8)
-    sources, groups = np.array(pictures.sources), np.array(pictures.groups or [""] * n)
-    order = np.lexsort((groups, sources, object_class, pictures.labels, hashes))
+    object_class = np.full(n, -1, np.int8) if pictures.object_class is None else pictures.object_class
+    order = np.lexsort((pictures.groups, pictures.sources, object_class, pictures.labels, hashes))
     order = order[whole[order]]
     return Decoded(
         images=[images],
@@ -153,8 +159,9 @@ def decode_split(pictures: Pictures, entry: dict[str, Any], skip_damaged: bool, 
         perceptual_hashes=perceptual[order],
         traits=traits[order],
         labels=pictures.labels[order],
-        sources=sources[order],
-        groups=groups[order],
+        sources=pictures.sources[order],
+        source_names=pictures.source_names,
+        groups=pictures.groups[order],
         object_class=object_class[order],
         notes=notes,
         damaged=len(bad),
@@ -177,7 +184,12 @@ def on_disk(shape: tuple[int, ...], folder: Path) -> np.ndarray:
     size = max(1, math.prod(shape))
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder) as file:
-        os.posix_fallocate(file.fileno(), 0, size)
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:  # macOS: written zeros have their place as well
+            for start in range(0, size, BLOCK_BYTES):
+                file.write(bytes(min(BLOCK_BYTES, size - start)))
+            file.flush()
         return np.frombuffer(mmap.mmap(file.fileno(), size), "u1", math.prod(shape)).reshape(shape)
 
 
@@ -246,14 +258,3 @@ def decode_strictly(data: bytes, size: int, traits: FileTraits) -> np.ndarray:
     if pixels.shape != (size, size, 3):
         raise UserError(f"{pixels.shape[1]}x{pixels.shape[0]} image")
     return pixels
-
-
-def object_classes(names: list[str]) -> np.ndarray:
-    """Return the CIFAR-10 class by the number in CIFAKE's file names: "12.jpg" 0, "12 (2).jpg" 1 ... "12 (10).jpg" 9.
-
-    int8 (N); -1 where the name is none of CIFAKE's, and everywhere when no name has a number in brackets.
-    """
-    pattern = re.compile(r"[/ ]\d+(?: \(([2-9]|10)\))?\.jpg$")
-    matches = [pattern.search(name) for name in names]
-    classes = [-1 if match is None else int(match[1] or 1) - 1 for match in matches]
-    return np.array(classes if max(classes) > 0 else [-1] * len(names), np.int8)

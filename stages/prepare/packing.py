@@ -16,7 +16,6 @@ def pack(
     info: dict[str, Any],
     data: Decoded,
     rows: np.ndarray,
-    source_names: list[str],
     leaked: np.ndarray | None = None,
 ) -> None:
     """Write the `rows`, bool (N), of the data as a split; leaked: bool (M) of these rows. info: what else is known."""
@@ -24,11 +23,11 @@ def pack(
     columns = {
         "labels": data.labels[chosen],
         "object_class": data.object_class[chosen],
-        "source": np.searchsorted(source_names, data.sources[chosen]).astype(np.int16),
+        "source": data.sources[chosen].astype(np.int16),
     }
     if leaked is not None:
         columns["leaked"] = leaked.astype(np.uint8)
-    described = {**info, "classes": list(CLASSES), "sources": source_names, "digest": digest_of(data, chosen)}
+    described = {**info, "classes": list(CLASSES), "sources": data.source_names, "digest": digest_of(data, chosen)}
 
     def read(start: int, stop: int) -> np.ndarray:
         return data.read(chosen[start:stop])

@@ -35,7 +35,7 @@ def data_report(
 
     given: the splits that the data set has. near: pairs of near-duplicates, int64 (P, 2).
     """
-    report: dict[str, Any] = {"dataset": dataset, "sources": len(np.unique(data.sources))}
+    report: dict[str, Any] = {"dataset": dataset, "sources": len(data.source_names)}
     for name, rows in parts.items():
         for label, class_name in enumerate(CLASSES):
             report[f"{name}_{class_name.lower()}"] = int((data.labels[rows] == label).sum())
@@ -108,8 +108,7 @@ def duplicates(train: np.ndarray, test: np.ndarray) -> dict[str, int]:
 def write_plots(folder: Path, data: Decoded, parts: Parts, near: np.ndarray, found: list[Shortcut]) -> None:
     """Write plots/data: images of each source, near-duplicates, shortcuts, and how many images there are."""
     folder.mkdir(parents=True)
-    names, sources = np.unique(data.sources, return_inverse=True)
-    draw_examples(folder / "examples.png", data.read, data.labels, sources, names.tolist())
+    draw_examples(folder / "examples.png", data.read, data.labels, data.sources, data.source_names)
     part_of = np.select(list(parts.values()), list(parts), "left out")
     shown = near[np.unique(np.linspace(0, max(0, len(near) - 1), min(40, len(near))).astype(int))]
     captions = [" / ".join(f"{part_of[i]} {CLASSES[data.labels[i]]}" for i in pair) for pair in shown.tolist()]
@@ -121,7 +120,10 @@ def write_plots(folder: Path, data: Decoded, parts: Parts, near: np.ndarray, fou
         csv.writer(file, lineterminator="\n").writerows([("trait", "auroc", "low", "high"), *rows])
     with (folder / "counts.csv").open("w", newline="") as file:
         counted = Counter(zip(data.sources, data.labels, part_of, strict=True))
-        rows_of = [(source, CLASSES[label], part, count) for (source, label, part), count in sorted(counted.items())]
+        rows_of = [
+            (data.source_names[source], CLASSES[label], part, count)
+            for (source, label, part), count in sorted(counted.items())
+        ]
         csv.writer(file, lineterminator="\n").writerows([("source", "class", "split", "images"), *rows_of])
 
 
@@ -160,9 +162,9 @@ def print_summary(kind: str, report: dict[str, Any]) -> None:
     for name in ("train", "val", "test"):
         print(f"{name:<8}{report[name + '_fake']:>8}{report[name + '_real']:>8}")
     print(
-        f"duplicate pairs {report['duplicates']}: {report['duplicates_train']} in train, "
+        f"duplicate pairs {report['duplicates']}: {report['duplicates_train']} in train and val, "
         f"{report['duplicates_test']} in test, {report['duplicates_across']} across; "
-        f"{report['leaked']} test images are also in train"
+        f"{report['leaked']} test images are also in train or val"
     )
     print(f"near-duplicate pairs {report['near_duplicates']}: {report['near_duplicates_across']} across")
     print(f"files: FAKE {report['encoder_fake']}; REAL {report['encoder_real']}")

@@ -8,13 +8,15 @@ IEEE Access 2024. Its real images: Krizhevsky, "Learning Multiple Layers of Feat
 """
 
 import bisect
+import hashlib
 import itertools
 import os
 import re
+import sys
 import zipfile
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -38,39 +40,70 @@ class Pictures:
     """A split as its source has it. read(i) gives the bytes of picture i, name(i) says which one it is in messages."""
 
     labels: np.ndarray  # int64 (N)
-    sources: list[str]  # N names: which generator, or which collection of photographs
-    groups: list[str] | None  # N names: pictures of one group are never on two sides of a split
+    sources: np.ndarray  # int32 (N), into source_names: which generator, or which collection of photographs
+    source_names: list[str]  # in order
+    groups: np.ndarray  # uint64 (N), of `group_number`: pictures of one group are never on two sides of a split
     name: Callable[[int], str]
     read: Callable[[int], bytes]
+    object_class: np.ndarray | None = None  # int8 (N), into stages.data.OBJECT_CLASSES, -1 or None: unknown
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def only(self, rows: np.ndarray) -> "Pictures":
         """Return some of them, in this order."""
-        groups = None if self.groups is None else [self.groups[row] for row in rows]
-        sources = [self.sources[row] for row in rows]
         return Pictures(
-            self.labels[rows], sources, groups, lambda i: self.name(int(rows[i])), lambda i: self.read(int(rows[i]))
+            self.labels[rows],
+            self.sources[rows],
+            self.source_names,
+            self.groups[rows],
+            name=lambda i: self.name(int(rows[i])),
+            read=lambda i: self.read(int(rows[i])),
+            object_class=None if self.object_class is None else self.object_class[rows],
         )
+
+
+def numbered(names: Iterable[str]) -> tuple[np.ndarray, list[str]]:
+    """Return names, one a picture, as numbers, int32 (N), into the names that there are, each once and in order.
+
+    As strings they would take more memory than anything else that is known of a picture.
+    """
+    seen: dict[str, int] = {}
+    numbers = np.fromiter((seen.setdefault(name, len(seen)) for name in names), np.int32)
+    in_order = sorted(seen)
+    place = np.empty(len(seen), np.int32)
+    place[[seen[name] for name in in_order]] = np.arange(len(seen))
+    return place[numbers], in_order
+
+
+def group_number(name: str) -> int:
+    """Return the first 64 bits of the digest of a group's name, or 0 where it is empty, which is no group.
+
+    A name may be a whole prompt, another one for each picture.
+    """
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little") if name else 0
 
 
 def open_source(name: str, entry: dict[str, Any]) -> tuple[str, dict[str, Pictures]]:
     """Return the kind of the source and its splits, of `train`, `val` and `test`. Where it has none, all is `train`.
 
-    Raises UserError where there is no source, where it has another layout, and where a split lacks a class.
+    Raises UserError where there is no source, where it has another layout, where a split lacks a class, and where a
+    strict entry's pictures have the names of the other class.
     """
     kind, splits = read_splits(name, entry)
     if lacking := [s for s in (("train", "test") if entry["strict"] else ("train",)) if s not in splits]:
         where = find_data(name, entry) or entry["hub"]
         raise UserError(f"{where} has no {' and no '.join(lacking)} split: is the copy complete?")
+    splits = {split: splits[split] for split in ("train", "val", "test") if split in splits}
     for split, pictures in splits.items():
         if missing := [c for label, c in enumerate(CLASSES) if not (pictures.labels == label).any()]:
             raise UserError(
                 f"the {split} split of {name} has no {' and no '.join(missing)} images: is the copy complete, and are "
                 f"datasets.{name}.labels right?"
             )
-    return kind, {split: splits[split] for split in ("train", "val", "test") if split in splits}
+        if entry["strict"]:
+            splits[split] = replace(pictures, object_class=object_classes(name, pictures))
+    return kind, splits
 
 
 def read_splits(name: str, entry: dict[str, Any]) -> tuple[str, dict[str, Pictures]]:
@@ -84,7 +117,10 @@ def read_splits(name: str, entry: dict[str, Any]) -> tuple[str, dict[str, Pictur
     if path is None:
         kind, splits = "hub", from_hub(name, entry)
     elif tables := [file for file in files_of(path) if is_table(file, path)]:
-        kind, splits = tables[0].suffix[1:].lower(), from_tables(name, entry, path, tables)
+        try:
+            kind, splits = tables[0].suffix[1:].lower(), from_tables(name, entry, path, tables)
+        except UserError as error:
+            raise UserError(f"{error}{if_no_list(name, entry, path, tables)}") from None
     elif path.is_dir():
         kind, splits = "folder", from_names(name, entry, str(path), *folder(path))
     else:
@@ -96,6 +132,19 @@ def is_table(file: Path, root: Path) -> bool:
     """Say whether a file lists pictures. A json file beside a picture is what its generator was told."""
     kind = file.suffix.lower()
     return kind == ".parquet" or (kind in TABLES and (file == root or file.parent == root))
+
+
+def if_no_list(name: str, entry: dict[str, Any], path: Path, tables: list[Path]) -> str:
+    """Return the end of an error about tables: what to do if they are something else, and the pictures in the folders
+    of the classes are meant. Empty where there are none."""
+    class_folders = {folder for of_class in entry["labels"].values() for folder in of_class}
+    if path.is_file() or not any(class_folders.intersection(Path(one).parts[:-1]) for one in folder(path)[0]):
+        return ""
+    taken = " and ".join(str(table.relative_to(path)) for table in tables[:3])
+    return (
+        f". {taken} was taken for the list of the pictures, as it lies in {path}: if it is none, move it away; if "
+        f"another file is, give that one's path as datasets.{name}.path"
+    )
 
 
 def folder(root: Path) -> tuple[list[str], Callable[[str], bytes]]:
@@ -138,7 +187,7 @@ def from_names(
         raise UserError(f"datasets.{name}.group is {entry['group']!r}: folders have no columns, leave it out")
     class_of = {folder: label for label, c in enumerate(CLASSES) for folder in entry["labels"][c]}
     common = common_folder(files, class_of)
-    rows: dict[str, list[tuple[int, str, str]]] = {}  # label, folder and name by split
+    rows: dict[str, tuple[list[int], list[str], list[str]]] = {}  # labels, sources and names by split
     unknown: Counter[str] = Counter()
     for whole in files:
         file = whole.removeprefix(common)
@@ -150,7 +199,10 @@ def from_names(
         if label is None:
             unknown["/".join(of_file[:2])] += 1
             continue
-        rows.setdefault(split, []).append((label, folders[-1], file))
+        labels, sources, names = rows.setdefault(split, ([], [], []))
+        labels.append(label)
+        sources.append(CLASSES[label] if entry["source"] == "class" else sys.intern(folders[-1]))
+        names.append(file)
     if unknown or not rows:
         expected = ", ".join(f"{c} in {' or '.join(entry['labels'][c])}" for c in CLASSES)
         found = ", ".join(f"{folder or 'no folder'} ({count})" for folder, count in sorted(unknown.items())) or "none"
@@ -158,15 +210,13 @@ def from_names(
             f"{where}: expected pictures in folders, {expected}; found others: {found}. datasets.{name}.labels"
         )
     splits = {}
-    for split, of_split in rows.items():
-        labels = np.array([label for label, _, _ in of_split], np.int64)
-        by_class = entry["source"] == "class"
-        sources = [str(CLASSES[label]) if by_class else folder for label, folder, _ in of_split]
-        names = [file for _, _, file in of_split]
+    for split, (labels, sources, names) in rows.items():
+        numbers, source_names = numbered(sources)
         splits[split] = Pictures(
-            labels,
-            sources,
-            None,
+            np.array(labels, np.int64),
+            numbers,
+            source_names,
+            groups=np.zeros(len(names), np.uint64),
             name=partial(lambda names, i: f"{where}/{names[i]}", names),
             read=partial(lambda names, i: read(common + names[i]), names),
         )
@@ -236,7 +286,7 @@ def from_hub(name: str, entry: dict[str, Any]) -> dict[str, Pictures]:
         raise UserError(
             f"{hub} has the splits {', '.join(loaded)}; {', '.join(unknown)} is none of {', '.join(SPLITS)}"
         )
-    return {SPLITS[s]: from_table(name, entry, table, f"{hub} {s}", Path()) for s, table in loaded.items()}
+    return {SPLITS[s]: from_table(name, entry, table, f"{hub} {s}", None) for s, table in loaded.items()}
 
 
 def one_line(error: Exception) -> str:
@@ -244,9 +294,11 @@ def one_line(error: Exception) -> str:
     return f"{type(cause).__name__}: {' '.join(str(cause).split())}"[:300]
 
 
-def from_table(name: str, entry: dict[str, Any], table: Any, where: str, root: Path) -> Pictures:
-    """Return a split from a table of the `datasets` library: a column of pictures (or of paths below `root`), and one
-    of labels."""
+def from_table(name: str, entry: dict[str, Any], table: Any, where: str, root: Path | None) -> Pictures:
+    """Return a split from a table of the `datasets` library: a column of pictures or of paths, and one of labels.
+
+    root: the folder that paths begin in and stay below; None: they are those of the hub's cache.
+    """
     import datasets
 
     features = table.features
@@ -270,34 +322,55 @@ def from_table(name: str, entry: dict[str, Any], table: Any, where: str, root: P
             raise UserError(f"{where}: the column {image} is not of pictures ({one_line(error)})") from None
     columns = table.data
 
-    def texts(column: str) -> list[str]:
-        values, feature = columns.column(column).to_pylist(), features[column]
-        if isinstance(feature, datasets.ClassLabel):
-            values = [value if value is None or value < 0 else feature.names[value] for value in values]
-        return ["" if value is None else str(value) for value in values]
+    def texts(column: str) -> Iterator[str]:
+        feature = features[column]
+        for chunk in columns.column(column).chunks:
+            for value in chunk.to_pylist():
+                if isinstance(feature, datasets.ClassLabel) and value is not None and value >= 0:
+                    yield feature.names[value]
+                else:
+                    yield "" if value is None else str(value)
 
     class_of = {value: number for number, c in enumerate(CLASSES) for value in entry["labels"][c]}
-    of_each = texts(label)
-    if unknown := Counter(value for value in of_each if value not in class_of):
+    values, names = numbered(texts(label))
+    if unknown := {names[k]: count for k, count in enumerate(np.bincount(values)) if names[k] not in class_of}:
         found = ", ".join(f"{value} ({count})" for value, count in sorted(unknown.items())[:10])
         raise UserError(f"{where} has labels that datasets.{name}.labels does not name: {found}")
-    labels = np.array([class_of[value] for value in of_each], np.int64)
+    labels = np.array([class_of[value] for value in names], np.int64)[values]
     by_class = entry["source"] in (None, "class")
-    sources = [str(CLASSES[one]) for one in labels] if by_class else texts(entry["source"])
+    sources, source_names = numbered((CLASSES[one] for one in labels) if by_class else texts(entry["source"]))
+    of_groups = map(group_number, texts(entry["group"])) if entry["group"] else itertools.repeat(0, len(labels))
+    groups = np.fromiter(of_groups, np.uint64, len(labels))
     chunks = columns.column(image).chunks
     if not are_paths:
         contents, paths = Cells([chunk.field("bytes") for chunk in chunks]), Cells([c.field("path") for c in chunks])
+        opened = (path for c in chunks for path in c.field("path").filter(c.field("bytes").is_null()).to_pylist())
     else:
         contents, paths = None, Cells(chunks)
+        opened = (path for chunk in chunks for path in chunk.to_pylist())
+    if root is not None and (outside := next((path for path in opened if path and not is_below(path, root)), None)):
+        raise UserError(
+            f"{where} names {outside}: pictures must lie below {root}, in no hidden folder, with a picture's suffix; a "
+            "change of others would go unnoticed. Put the table above them, or beside it a link to their folder"
+        )
 
     def read(row: int) -> bytes:
         data = contents[row] if contents else None
         if data is None and paths[row]:
-            return (root / paths[row]).read_bytes()
+            return Path(root or "", paths[row]).read_bytes()
         return data or b""
 
-    groups = texts(entry["group"]) if entry["group"] else None
-    return Pictures(labels, sources, groups, lambda row: f"{where} {paths[row] or f'row {row}'}", read)
+    return Pictures(labels, sources, source_names, groups, lambda row: f"{where} {paths[row] or f'row {row}'}", read)
+
+
+def is_below(path: str, root: Path) -> bool:
+    """Say whether a picture that a table names is among those that `files_of` finds below a folder."""
+    below = Path(path)
+    if below.is_absolute():
+        if not below.is_relative_to(root.absolute()):
+            return False
+        below = below.relative_to(root.absolute())
+    return below.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in below.parts)
 
 
 class Cells:
@@ -312,11 +385,19 @@ class Cells:
         return self._chunks[number][row - self._starts[number]].as_py()
 
 
-def check_names(name: str, pictures: Pictures) -> None:
-    """Raises UserError where a picture's name has CIFAKE's folder of the other class."""
+def object_classes(name: str, pictures: Pictures) -> np.ndarray:
+    """Return the CIFAR-10 class by the number in CIFAKE's file names: "12.jpg" 0, "12 (2).jpg" 1 ... "12 (10).jpg" 9.
+
+    int8 (N); -1 where the name is none of CIFAKE's, and everywhere when no name has a number in brackets. Raises
+    UserError where a picture's name has CIFAKE's folder of the other class.
+    """
+    number = re.compile(r"[/ ]\d+(?: \(([2-9]|10)\))?\.jpg$")
+    found = np.full(len(pictures), -1, np.int8)
     for row, label in enumerate(pictures.labels.tolist()):
-        folders = pictures.name(row).split("/")[:-1]
-        if folders and folders[-1].split(" ")[-1] in CLASSES and folders[-1].split(" ")[-1] != CLASSES[label]:
-            raise UserError(
-                f"{pictures.name(row)} has the label {label} ({CLASSES[label]}): wrong label order in datasets.{name}"
-            )
+        file = pictures.name(row)
+        folder = file.rpartition("/")[0].rpartition("/")[2].split(" ")[-1]
+        if folder in CLASSES and folder != CLASSES[label]:
+            raise UserError(f"{file} has the label {label} ({CLASSES[label]}): wrong label order in datasets.{name}")
+        if match := number.search(file):
+            found[row] = int(match[1] or 1) - 1
+    return found if found.max() > 0 else np.full(len(pictures), -1, np.int8)

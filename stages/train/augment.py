@@ -27,6 +27,16 @@ def pack_pixels(images: torch.Tensor) -> torch.Tensor:
     return F.pad(images, (0, 1)).view(torch.int32).squeeze(3)
 
 
+def on_device(images: MappedImages, device: torch.device) -> torch.Tensor:
+    """Return a split's pixels on a device, int32 (N, H, W). It never has more of them than these and a block."""
+    resident = torch.empty(images.shape[:3], dtype=torch.int32, device=device)
+    start = 0
+    for block in images.blocks():
+        resident[start : start + len(block)] = pack_pixels(torch.from_numpy(block).to(device))
+        start += len(block)
+    return resident
+
+
 def reader(images: MappedImages, device: torch.device) -> Read:
     """Return what reads batches of a split: rows, int64 (B) each, -> pixels on the device, int32 (B, H, W) each.
 
@@ -34,7 +44,7 @@ def reader(images: MappedImages, device: torch.device) -> Read:
     while the step before computes; so it may be larger than the memory.
     """
     if device.type == "cuda" and 4 / 3 * images.nbytes < RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
-        resident = torch.cat([pack_pixels(torch.from_numpy(block).to(device)) for block in images.blocks()])
+        resident = on_device(images, device)
         return lambda batches: (resident[torch.from_numpy(rows).to(device)] for rows in batches)
 
     def read(batches: Iterator[np.ndarray]) -> Iterator[torch.Tensor]:
