@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
+from detector.calibration import choose_abstention_band, choose_threshold, fit_temperature
 from detector.errors import UserError
 from detector.labels import probability
-from stages.calibration import choose_abstention_band, choose_threshold, fit_temperature
 from stages.metrics import calibration_bins, classification_metrics, expected_calibration_error
 
 
