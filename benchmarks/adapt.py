@@ -25,14 +25,7 @@ from detector.labels import FAKE, REAL
 from stages.device import device_name
 
 SIZES, DRAWS, OTHERS = (20, 50, 100), 3, 600
-COLUMNS = (
-    "accuracy before",
-    "accuracy",
-    "in cross-validation",
-    "UNSURE",
-    "right where not UNSURE",
-    "out of distribution",
-)
+COLUMNS = ("before", "accuracy", "in cross-validation", "UNSURE", "right, of the others", "out of distribution")
 
 
 def main() -> None:

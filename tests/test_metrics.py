@@ -154,6 +154,16 @@ def scores_of_a_good_detector(random: np.random.Generator, n: int) -> tuple[np.n
     return probability(logits, 1.0), random.random(n) < probability(logits, 1.0)
 
 
+def test_few_images_can_promise_something_too() -> None:
+    """Of 60, the 40 that are furthest from 0.5 are right: 90 % can be promised of them, not of all."""
+    p_fake = np.linspace(0.01, 0.99, 60)
+    is_fake = p_fake > 0.5
+    is_fake[20:40] = ~is_fake[20:40]
+    low, high = choose_abstention_band(p_fake, is_fake, 0.9)
+    assert p_fake[19] < low < high < p_fake[40]
+    assert choose_abstention_band(p_fake, ~is_fake, 0.9) == (0, 1)
+
+
 def test_answers_outside_the_abstention_band_are_right_as_often_as_promised() -> None:
     """With 95 % confidence: in at least about 95 of 100 choices (91 allows for chance, three standard deviations)."""
     random = np.random.default_rng(0)
