@@ -20,8 +20,12 @@ import pyarrow.parquet as pq
 
 from detector import Detector
 from detector.adapt import adapt
+from detector.detector import open_session, score
 from detector.errors import run
-from detector.labels import FAKE, REAL
+from detector.features import write_extractor
+from detector.head import Head, extract
+from detector.labels import FAKE, REAL, is_answered, probability
+from detector.record import ExportedRecord
 from stages.device import device_name
 
 SIZES, DRAWS, OTHERS = (20, 50, 100), 3, 600
@@ -39,23 +43,49 @@ def main() -> None:
     print("standard deviation. *before* is the accuracy of the model that was adapted.\n")
     print(f"| adapted to | {' | '.join(COLUMNS)} |\n| --- |{' ---: |' * len(COLUMNS)}")
     train, test = (pictures(path, REAL) for path in options.real)
-    for name, *paths in options.fake:
-        fake_train, fake_test = (pictures(path, FAKE) for path in paths)
-        others = [*draw(test, OTHERS, 0), *draw(fake_test, OTHERS, 0)]
-        before = answers(options.model, others)[0]
-        for size in SIZES:
-            rows = []
-            for seed in range(DRAWS):
-                with TemporaryDirectory() as temporary:
-                    folder = Path(temporary)
-                    write(draw(train, size, seed), folder / "real")
-                    write(draw(fake_train, size, seed), folder / "fake")
-                    with contextlib.redirect_stderr(io.StringIO()):
-                        record = adapt(folder / "real", folder / "fake", options.model, folder / "model")
-                    accuracy, *more = answers(folder / "model", others)
-                    rows.append([accuracy, record.validation.accuracy, *more])
-            cells = [spread(column) for column in zip(*rows, strict=True)]
-            print(f"| {name}, {size} + {size} | {100 * before:.1f} | {' | '.join(cells)} |", flush=True)
+    with TemporaryDirectory() as extractor:
+        write_extractor(Path(extractor))
+        for name, *paths in options.fake:
+            fake_train, fake_test = (pictures(path, FAKE) for path in paths)
+            others = Others(options.model, Path(extractor), draw(test, OTHERS, 0), draw(fake_test, OTHERS, 0))
+            for size in SIZES:
+                rows = []
+                for seed in range(DRAWS):
+                    with TemporaryDirectory() as temporary:
+                        folder = Path(temporary)
+                        write(draw(train, size, seed), folder / "real")
+                        write(draw(fake_train, size, seed), folder / "fake")
+                        with contextlib.redirect_stderr(io.StringIO()):
+                            record = adapt(folder / "real", folder / "fake", options.model, folder / "model")
+                        accuracy, *more = others.answers(folder / "model")
+                        rows.append([accuracy, record.validation.accuracy, *more])
+                cells = [spread(column) for column in zip(*rows, strict=True)]
+                print(f"| {name}, {size} + {size} | {100 * others.before:.1f} | {' | '.join(cells)} |", flush=True)
+
+
+class Others:
+    """Pictures that no model was adapted to. What all adapted models compute of them is computed once."""
+
+    def __init__(self, model: Path, extractor: Path, photographs: Sequence[bytes], fakes: Sequence[bytes]) -> None:
+        base = Detector.load(model)
+        pixels = np.stack([base.preprocess(data).pixels for data in [*photographs, *fakes]])
+        self.is_fake = np.repeat([False, True], [len(photographs), len(fakes)])
+        self.logits, _ = score(base.session, pixels, base.record.flip_tta_margin)
+        self.features = np.concatenate(list(extract(open_session(extractor / "features.onnx"), pixels)))
+        p_fake = probability(self.logits, base.record.temperature)
+        self.before = ((p_fake >= base.record.threshold) == self.is_fake).mean()
+
+    def answers(self, folder: Path) -> list[float]:
+        """Return accuracy at the model's threshold, share of UNSURE, accuracy of the others, share out of
+        distribution."""
+        record = ExportedRecord.read(folder)
+        logits, ood_scores = Head.read(folder).score(self.features, self.logits)
+        p_fake = probability(logits, record.temperature)
+        right = (p_fake >= record.threshold) == self.is_fake
+        answered = is_answered(p_fake, record.abstention_band)
+        selective = right[answered].mean() if answered.any() else np.nan
+        far = ood_scores > record.out_of_distribution.threshold
+        return [float(value) for value in (right.mean(), (~answered).mean(), selective, far.mean())]
 
 
 def spread(shares: Sequence[float]) -> str:
@@ -76,19 +106,6 @@ def write(files: Sequence[bytes], folder: Path) -> None:
     folder.mkdir()
     for number, data in enumerate(files):
         (folder / f"{number:03}.jpg").write_bytes(data)
-
-
-def answers(model: Path, others: Sequence[bytes]) -> list[float]:
-    """Return accuracy at the model's threshold, share of UNSURE, accuracy of the others, share out of distribution."""
-    detector = Detector.load(model)
-    predictions = detector.predict(others)
-    is_fake = np.repeat([False, True], len(others) // 2)
-    right = (np.array([one.p_fake for one in predictions]) >= detector.record.threshold) == is_fake
-    answered = np.array([one.verdict != "UNSURE" for one in predictions])
-    said_fake = np.array([one.verdict == "FAKE" for one in predictions])
-    selective = (said_fake == is_fake)[answered].mean() if answered.any() else np.nan
-    far = [one.out_of_distribution for one in predictions]
-    return [float(right.mean()), float((~answered).mean()), float(selective), float(np.mean(far))]
 
 
 if __name__ == "__main__":

@@ -163,15 +163,13 @@ def test_shell_http_and_python_answer_alike(
     assert explanation.prediction.p_fake == pytest.approx(expected[1].p_fake, abs=1e-4)
 
 
-def test_other_kinds_of_pictures_are_out_of_distribution_and_more_of_the_same_are_not(adapted: Adapted) -> None:
+def test_other_kinds_of_pictures_are_out_of_distribution(adapted: Adapted) -> None:
     detector = Detector.load(adapted.folder)
     noise = np.random.default_rng(0).integers(0, 256, (10, 32, 32, 3), np.uint8)
     plain = np.full((1, 32, 32, 3), 90, np.uint8)
     far = detector.predict(np.concatenate([noise, plain]))
     assert all(one.out_of_distribution for one in far)
     assert "far from the pictures it was adapted to" in far[0].notes[-1]
-    others = detector.predict([*PHOTOGRAPHS[-50:], *FAKES[-50:]])
-    assert np.mean([one.out_of_distribution for one in others]) < 0.1
 
 
 def test_to_answer_takes_neither_scikit_learn_nor_torch(adapted: Adapted) -> None:
@@ -257,11 +255,16 @@ def test_what_adapting_needs_is_told(
 
 
 @pytest.mark.usefixtures("in_place")
-def test_the_extractor_is_what_its_tool_writes_and_computes_what_timm_does(tmp_path: Path) -> None:
+def test_the_extractor_is_what_its_tool_writes() -> None:
+    assert graph_bytes() == GRAPH.read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("in_place")
+def test_the_extractor_computes_what_timm_does(tmp_path: Path) -> None:
     import timm
     import torch
 
-    assert graph_bytes() == GRAPH.read_bytes()
     write_extractor(tmp_path)
     session = open_session(tmp_path / "features.onnx")
     overlay = {"file": "models/pretrained/resnet18-imagenet.safetensors"}
