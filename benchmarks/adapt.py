@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from detector import Detector
 from detector.adapt import adapt
-from detector.detector import open_session, score
+from detector.detector import open_session
 from detector.errors import run
 from detector.features import write_extractor
 from detector.head import Head, extract
@@ -70,7 +70,7 @@ class Others:
         base = Detector.load(model)
         pixels = np.stack([base.preprocess(data).pixels for data in [*photographs, *fakes]])
         self.is_fake = np.repeat([False, True], [len(photographs), len(fakes)])
-        self.logits, _ = score(base.session, pixels, base.record.flip_tta_margin)
+        self.logits = base.logits(pixels)
         self.features = np.concatenate(list(extract(open_session(extractor / "features.onnx"), pixels)))
         p_fake = probability(self.logits, base.record.temperature)
         self.before = ((p_fake >= base.record.threshold) == self.is_fake).mean()

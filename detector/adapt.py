@@ -158,7 +158,7 @@ def write_adapted(
 ) -> "ExportedRecord":
     """Fit the head, measure it, write the model's folder. Raises UserError where it is no better than chance."""
     from detector.calibration import choose_abstention_band
-    from detector.detector import open_session, score
+    from detector.detector import open_session
     from detector.features import write_extractor
     from detector.fitting import FOLDS, SHARES, cross_validate, fit_head
     from detector.head import extract
@@ -170,14 +170,13 @@ def write_adapted(
     extractor = open_session(folder / "features.onnx")
     pixels = np.concatenate([reals.pixels, fakes.pixels])
     is_fake = np.repeat([False, True], [len(reals.files), len(fakes.files)])
-    parts = []
+    features = []
     with tqdm(total=len(pixels), desc="features", unit=" pictures", disable=None) as bar:
-        for features in extract(extractor, pixels):
-            start = bar.n
-            logits, _ = score(base.session, pixels[start : start + len(features)], base.record.flip_tta_margin)
-            parts.append(np.column_stack([features, logits]))
-            bar.update(len(features))
-    numbers = np.concatenate(parts)
+        for batch in extract(extractor, pixels):
+            features.append(batch)
+            bar.update(len(batch))
+    logits = base.logits(pixels)
+    numbers = np.column_stack([np.concatenate(features), logits])
     with tqdm(total=FOLDS * len(SHARES), desc="cross-validation", unit=" heads", disable=None) as bar:
         held = cross_validate(numbers, is_fake, groups, bar.update)
     curve = learning_curve(held, is_fake, groups)

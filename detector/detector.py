@@ -180,6 +180,10 @@ class Detector:
         numbers = zip(p_fake.tolist(), excess.tolist(), [one.notes for one in batch], strict=True)
         return [self._prediction(*one) for one in numbers]
 
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """Return the logits of FAKE of images, uint8 (N, S, S, 3), of the input's size: float32 (N)."""
+        return self._score(images, self.record.flip_tta_margin)[0]
+
     def explain(self, picture: Source) -> Explanation:
         """Answer for one picture, with its occlusion map. Raises UserError where it cannot be read."""
         one = self.preprocess(picture)

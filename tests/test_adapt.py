@@ -19,10 +19,11 @@ from PIL import Image
 from detector import Detector
 from detector.__main__ import main
 from detector.adapt import adapt
-from detector.detector import open_session
+from detector.detector import open_session, score
 from detector.errors import UserError
 from detector.features import GRAPH, write_extractor
 from detector.fitting import auroc_interval
+from detector.head import Head
 from detector.record import ExportedRecord
 from tests.conftest import ROOT
 from tests.serving import Server
@@ -170,6 +171,17 @@ def test_other_kinds_of_pictures_are_out_of_distribution(adapted: Adapted) -> No
     far = detector.predict(np.concatenate([noise, plain]))
     assert all(one.out_of_distribution for one in far)
     assert "far from the pictures it was adapted to" in far[0].notes[-1]
+
+
+def test_the_head_sees_the_base_models_logit_of_each_picture(in_place: Path, adapted: Adapted) -> None:
+    """Of more pictures than are computed at a time, without a progress bar."""
+    base = Detector.load(in_place / "models/resnet18")
+    files = [*sorted((in_place / "holidays").iterdir()), *sorted((in_place / "generated").iterdir())]
+    files = [file for file in files if file.name != "broken.jpg"]
+    pixels = np.stack([base.preprocess(file).pixels for file in files])
+    logits, _ = score(base.session, pixels, base.record.flip_tta_margin)
+    assert len(files) == 2 * FITTED + 2
+    assert Head.read(adapted.folder).center[-1] == pytest.approx(logits.mean(), rel=1e-4)
 
 
 def test_to_answer_takes_neither_scikit_learn_nor_torch(adapted: Adapted) -> None:
