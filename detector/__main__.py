@@ -4,9 +4,8 @@ import argparse
 import io
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
@@ -28,6 +27,7 @@ EXAMPLES = f"""examples:
   python -m detector photo.jpg --explain evidence.png
   python -m detector holiday/ *.png --csv > answers.csv
   curl -s https://example.org/photo.jpg | python -m detector - --json
+  python -m detector adapt --help               fit it to your own pictures
 
 Exit status 1 when one of the pictures could not be read.
 {LIMIT}
@@ -37,6 +37,16 @@ MANY = 100  # pictures, from which on there is a progress bar
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["adapt"]:  # a picture of that name is ./adapt
+        from detector.adapt import main as adapt
+
+        adapt(arguments[1:])
+    else:
+        ask(arguments)
+
+
+def ask(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m detector",
         description="Ask a trained detector whether pictures are FAKE (AI-generated) or REAL.",
@@ -52,10 +62,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
 
     from detector.detector import Detector  # --help does without
+    from detector.pictures import find_pictures
 
     detector = Detector.load(options.model)
     print(f"{options.model}: {detector.title}", file=sys.stderr)
-    files, problems = find(options.pictures)
+    files, problems = find_pictures(options.pictures)
     if options.explain and len(files) > MOST:
         raise UserError(f"{len(files)} pictures: --explain draws {MOST} at most")
     drawings: list[Image.Image] = []
@@ -90,32 +101,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(detector.limit, file=sys.stderr)
     if unread:
         sys.exit(1)
-
-
-def find(names: Iterable[str]) -> tuple[list[str], list[tuple[str, str]]]:
-    """Return the picture files behind the names on the command line, those in a folder sorted, and problems as pairs of
-    a name and a reason.
-
-    Hidden files and folders are passed over: thumbnails, and what macOS puts beside files on foreign disks.
-    """
-    from detector.pictures import SUFFIXES
-
-    files: list[str] = []
-    problems: list[tuple[str, str]] = []
-    for name in names:
-        if not os.path.isdir(name):  # noqa: PTH112 (Path.is_dir raises where it may not look)
-            files.append(name)
-            continue
-        found: list[str] = []
-        before = len(problems)
-        for folder, below, inside in os.walk(name, onerror=lambda e: problems.append((e.filename, str(e.strerror)))):
-            below[:] = [entry for entry in below if not entry.startswith(".")]
-            shown = [Path(folder, entry) for entry in inside if not entry.startswith(".")]
-            found += [str(path) for path in shown if path.suffix.lower() in SUFFIXES]
-        if not found and len(problems) == before:
-            problems.append((name, "no picture in this folder"))
-        files += sorted(found)
-    return files, problems
 
 
 def prediction_rows(detector: "Detector", files: Sequence[str]) -> Iterator[Row]:

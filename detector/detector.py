@@ -6,8 +6,8 @@
     for prediction in detector.predict(["photo.jpg", "drawing.png"]):
         print(prediction.verdict, prediction.p_fake, prediction.notes)
 
-`python -m detector` is the same from the shell. The model is a folder that the stage `export` wrote. onnxruntime runs
-it, so that asking needs no torch.
+`python -m detector` is the same from the shell. The model is a folder that the stage `export` wrote, or `python -m
+detector adapt` made from one. onnxruntime runs it, so that asking needs no torch.
 """
 
 import math
@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnxruntime
@@ -25,10 +26,13 @@ from detector.cores import thread_count
 from detector.errors import UserError
 from detector.explain import draw_explanation, occlusion_maps, percent
 from detector.labels import probability, verdict
-from detector.limit import limit_of
+from detector.limit import limit_of, limit_of_adapted
 from detector.pictures import Preprocessed, Source, preprocess
 from detector.record import ExportedRecord
 from detector.sizes import images_at_a_time
+
+if TYPE_CHECKING:
+    from detector.head import AdaptedPart
 
 BATCH = 64  # pictures read at a time
 SCORED = 1000  # pictures of 32 px that are scored at a time
@@ -46,11 +50,11 @@ class Prediction:
 
     p_fake: the probability that it is FAKE, 0 to 1, among pictures like those that the detector was trained on.
     verdict: FAKE, REAL, or UNSURE inside the abstention band, which was chosen on validation
-    (stages.calibration.choose_abstention_band).
+    (detector.calibration.choose_abstention_band).
     notes: what was done to the picture before it was scored, and what that and `out_of_distribution` mean for the
     answer.
     out_of_distribution: its OOD score is above the OOD threshold, which 99 of 100 validation images do not exceed
-    (stages/export/ood.py).
+    (stages/export/ood.py); of an adapted model, 99 of 100 pictures in cross-validation.
     """
 
     p_fake: float
@@ -78,9 +82,11 @@ class Explanation:
 class Detector:
     """An opened model folder. Threads may share one."""
 
-    def __init__(self, session: onnxruntime.InferenceSession, record: ExportedRecord) -> None:
-        """session: of model.onnx. record: its model.json."""
-        self.session, self.record = session, record
+    def __init__(
+        self, session: onnxruntime.InferenceSession, record: ExportedRecord, adapted: "AdaptedPart | None" = None
+    ) -> None:
+        """session: of model.onnx. record: its model.json. adapted: what an adapted model computes beyond it."""
+        self.session, self.record, self.adapted = session, record, adapted
         self.batch_size = images_at_a_time(SCORED, record.network_size)
 
     @classmethod
@@ -102,16 +108,30 @@ class Detector:
             session = open_session(folder / "model.onnx", threads)
         except ValueError as error:
             raise UserError(f"{folder / 'model.onnx'} cannot be opened: {error}") from None
-        return cls(session, record)
+        if record.adapted is None:
+            return cls(session, record)
+        from detector.head import AdaptedPart, Head  # other models do without
+
+        files = ("features.onnx", "features.safetensors", "head.safetensors")
+        try:
+            record.check_files(folder, *files)
+        except FileNotFoundError:
+            raise UserError(f"no {', '.join(files)} in {folder}: `python -m detector adapt` makes it anew") from None
+        return cls(session, record, AdaptedPart(open_session(folder / "features.onnx", threads), Head.read(folder)))
 
     @property
     def title(self) -> str:
         """Which model this is, such as `resnet18, 98.82 % right on validation`."""
-        return f"{self.record.model}, {100 * self.record.validation.accuracy:.2f} % right on validation"
+        right = f"{100 * self.record.validation.accuracy:.2f} % right"
+        if self.record.adapted is not None:
+            return f"{self.record.model}, adapted, {right} in cross-validation"
+        return f"{self.record.model}, {right} on validation"
 
     @property
     def limit(self) -> str:
         """What its answers are worth, in two sentences."""
+        if (adapted := self.record.adapted) is not None:
+            return limit_of_adapted(adapted.real, adapted.fake, self.record.input_size)
         return limit_of(self.record.dataset, self.record.input_size)
 
     def predict(self, images: Iterable[Source]) -> list[Prediction]:
@@ -163,6 +183,10 @@ class Detector:
         numbers = zip(p_fake.tolist(), excess.tolist(), [one.notes for one in batch], strict=True)
         return [self._prediction(*one) for one in numbers]
 
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """Return the logits of FAKE of images, uint8 (N, S, S, 3), of the input's size: float32 (N)."""
+        return self._score(images, self.record.flip_tta_margin)[0]
+
     def explain(self, picture: Source) -> Explanation:
         """Answer for one picture, with its occlusion map. Raises UserError where it cannot be read."""
         one = self.preprocess(picture)
@@ -176,8 +200,8 @@ class Detector:
         """`score`, for so many images at a time that memory suffices."""
         starts = range(0, len(images), self.batch_size)
         parts = [score(self.session, images[start : start + self.batch_size], flip_tta_margin) for start in starts]
-        logits, ood_scores = zip(*parts, strict=True)
-        return np.concatenate(logits), np.concatenate(ood_scores)
+        logits, ood_scores = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return (logits, ood_scores) if self.adapted is None else self.adapted.score(images, logits)
 
     def _preprocess_or_error(self, picture: Source) -> Preprocessed | UserError:
         try:
@@ -190,7 +214,8 @@ class Detector:
         if excess > 1:
             meaning = next(meaning for limit, meaning in OOD_LEVELS if excess <= limit)
             times = f"{excess:.0f}" if excess >= 10 else f"{excess:.2g}" if excess >= 1.1 else "just over 1"
-            far = f"out of distribution (far from the training images), {times} times the threshold"
+            known = "training images" if self.adapted is None else "pictures it was adapted to"
+            far = f"out of distribution (far from the {known}), {times} times the threshold"
             notes = [*notes, f"{far}: {meaning}"]
         return Prediction(p_fake, verdict(p_fake, self.record.abstention_band), notes, excess > 1)
 

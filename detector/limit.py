@@ -13,3 +13,11 @@ def limit_of(dataset: str, size: int) -> str:
 
 
 LIMIT = limit_of("cifake", 32)  # of the released models
+
+
+def limit_of_adapted(real: int, fake: int, size: int) -> str:
+    """Return the limit of a model that was adapted to so many photographs and fakes, at so many pixels a side."""
+    return (
+        f"Adapted to {real:,} photographs and {fake:,} fakes of yours at {size}x{size}, it knows pictures like those. "
+        "High accuracy in cross-validation says nothing about other generators and other photographs."
+    )

@@ -10,6 +10,7 @@ import math
 import os
 import re
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -93,6 +94,30 @@ def preprocess(source: Source, size: int, fit: Fit = "stretch", reencode: int | 
                 return reencoded(to_input(image, size, fit, data), reencode)
         except MemoryError:
             raise UserError("not enough memory for this picture") from None
+
+
+def find_pictures(names: Iterable[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """Return the picture files behind names of files and folders, those in a folder sorted, and problems as pairs of
+    a name and a reason.
+
+    Hidden files and folders are passed over: thumbnails, and what macOS puts beside files on foreign disks.
+    """
+    files: list[str] = []
+    problems: list[tuple[str, str]] = []
+    for name in names:
+        if not os.path.isdir(name):  # noqa: PTH112 (Path.is_dir raises where it may not look)
+            files.append(name)
+            continue
+        found: list[str] = []
+        before = len(problems)
+        for folder, below, inside in os.walk(name, onerror=lambda e: problems.append((e.filename, str(e.strerror)))):
+            below[:] = [entry for entry in below if not entry.startswith(".")]
+            shown = [Path(folder, entry) for entry in inside if not entry.startswith(".")]
+            found += [str(path) for path in shown if path.suffix.lower() in SUFFIXES]
+        if not found and len(problems) == before:
+            problems.append((name, "no picture in this folder"))
+        files += sorted(found)
+    return files, problems
 
 
 def read(source: str | os.PathLike[str] | BinaryIO) -> bytes:

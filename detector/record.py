@@ -123,12 +123,40 @@ class ModelRecord(Strict):
                 raise UserError(f"{folder / name} is not the file that {FILE} was written for: fetch or make both anew")
 
 
+class CrossValidation(Strict):
+    """What an adapted model is worth on pictures of the user's that it was not fitted to, where it was fitted to so
+    many. The intervals have 95 %, and pictures that belong together count once in them."""
+
+    pictures: Annotated[int, Field(ge=1)]
+    accuracy: Share  # FAKE being P(FAKE) >= 0.5
+    accuracy_interval: tuple[Share, Share]
+    auroc: Share
+    auroc_interval: tuple[Share, Share]
+
+
+class Adaptation(Strict):
+    """What a model was adapted to. The folders' names are without their paths."""
+
+    base: str  # the folder of the model that it was made from
+    base_sha256: Digest  # of that folder's model.json
+    real_folder: str
+    fake_folder: str
+    real: Annotated[int, Field(ge=1)]  # pictures
+    fake: Annotated[int, Field(ge=1)]
+    groups: Annotated[int, Field(ge=1)]  # of pictures that belong together: copies of each other, or by their names
+    selective_accuracy: Share  # for which the abstention band was chosen
+    cross_validation: tuple[CrossValidation, ...]  # at a quarter, half and all of the pictures
+    gain: Annotated[float, Field(ge=-1, le=1)]  # of accuracy, from half of the pictures to all
+    gain_error: Annotated[float, Field(ge=0)]  # its standard error
+
+
 class ExportedRecord(ModelRecord):
     """A model that can be asked."""
 
     dataset: str
-    test: TestMetrics
+    test: TestMetrics  # of an adapted model nothing
     out_of_distribution: OutOfDistribution
+    adapted: Adaptation | None = None
 
 
 def reason(error: ValidationError) -> str:

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
+from detector.calibration import choose_abstention_band, choose_threshold, fit_temperature
 from detector.errors import UserError
 from detector.labels import probability
-from stages.calibration import choose_abstention_band, choose_threshold, fit_temperature
 from stages.metrics import calibration_bins, classification_metrics, expected_calibration_error
 
 
@@ -152,6 +152,16 @@ def scores_of_a_good_detector(random: np.random.Generator, n: int) -> tuple[np.n
     logits = random.normal(0, 1, n) + random.choice([-6, 6], n)
     logits[: n // 10] /= 4
     return probability(logits, 1.0), random.random(n) < probability(logits, 1.0)
+
+
+def test_few_images_can_promise_something_too() -> None:
+    """Of 60, the 40 that are furthest from 0.5 are right: 90 % can be promised of them, not of all."""
+    p_fake = np.linspace(0.01, 0.99, 60)
+    is_fake = p_fake > 0.5
+    is_fake[20:40] = ~is_fake[20:40]
+    low, high = choose_abstention_band(p_fake, is_fake, 0.9)
+    assert p_fake[19] < low < high < p_fake[40]
+    assert choose_abstention_band(p_fake, ~is_fake, 0.9) == (0, 1)
 
 
 def test_answers_outside_the_abstention_band_are_right_as_often_as_promised() -> None:

@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from detector.calibration import choose_abstention_band, choose_threshold, fit_temperature
 from detector.errors import UserError
 from detector.labels import FAKE, probability
-from stages.calibration import choose_abstention_band, choose_threshold, fit_temperature
 from stages.data import load_split
 from stages.data import write_split as pack_split
 from stages.model import SmallMapConv2d, build, load_model, predict_logits

@@ -13,6 +13,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from detector.copies import DETAIL, WHOLE, unit_thumbnails
+
 # Chosen on CIFAKE: of 200 planted near-copies of each kind, all but 3 % of the 4 % crops are candidates (48 % with a
 # distance of 3), and there are 0.07 candidates for each picture.
 BANDS = 7  # of the hash's 64 bits; equal in two of them is a candidate: 21 keys of 18 or 19 bits
@@ -20,11 +22,6 @@ MOST_BITS = 8  # in which the hashes of a candidate differ
 WINDOW = 8  # pictures with the same key that each is compared with, next to it in the order of their hashes
 MOST_PARTNERS = 8  # candidates for the first picture of a pair
 
-THUMBNAIL = 16  # pixels a side
-# The correlation of two thumbnails, and of their detail. Chosen on CIFAKE by looking at what lies on either side;
-# planted near-copies have 0.95 and 0.87 or more, all but 1 %. Found there: 586 pairs, none of a FAKE and a REAL image.
-# Of 36 REAL pairs looked at all are copies, of 36 FAKE ones 33 (the others: one prompt and layout, drawn anew).
-WHOLE, DETAIL = 0.93, 0.8
 BLOCK_BYTES = 2**24  # of pixels that are compared at a time
 
 
@@ -95,39 +92,10 @@ def thin(hashes: np.ndarray, codes: np.ndarray) -> np.ndarray:
 def are_copies(pairs: np.ndarray, read: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """Return which pairs, int64 (P, 2), are copies: bool (P). read: as for `near_duplicates`.
 
-    By the correlation of their thumbnails, once less their mean colour (so brightness may differ) and once less their
-    surroundings, which leaves the detail.
+    By the correlation of their thumbnails (detector/copies.py).
     """
     rows, places = np.unique(pairs, return_inverse=True)
     i, j = places.reshape(-1, 2).T
-    small = thumbnails(read(rows))
-    whole = unit(small - small.mean((1, 2), keepdims=True))
-    detail = unit(small - smooth(small))
+    whole, detail = unit_thumbnails(read(rows))
     correlations = (np.einsum("kd,kd->k", part[i], part[j]) for part in (whole, detail))
     return np.logical_and(*(c >= least for c, least in zip(correlations, (WHOLE, DETAIL), strict=True)))
-
-
-def thumbnails(images: np.ndarray) -> np.ndarray:
-    """Reduce images, uint8 (K, S, S, 3), by area to float32 (K, T, T, 3): T is THUMBNAIL, or S where that is less."""
-    k, size = images.shape[:2]
-    side = min(THUMBNAIL, size)
-    edges, pixels = np.arange(side + 1) * size / side, np.arange(size)
-    # how much of each pixel lies in each pixel of the thumbnail, (T, S)
-    overlap = np.minimum(pixels + 1, edges[1:, None]) - np.maximum(pixels, edges[:-1, None])
-    weights = (overlap.clip(0) * side / size).astype(np.float32)
-    rows = np.matmul(weights, images.reshape(k, size, size * 3).astype(np.float32))
-    return np.matmul(weights, rows.reshape(k * side, size, 3)).reshape(k, side, side, 3)
-
-
-def smooth(images: np.ndarray) -> np.ndarray:
-    """Return the mean of each pixel and its eight neighbours, of images (K, T, T, 3)."""
-    padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), "edge")
-    rows = padded[:, :-2] + padded[:, 1:-1] + padded[:, 2:]
-    return (rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:]) / 9
-
-
-def unit(images: np.ndarray) -> np.ndarray:
-    """Flatten images (K, T, T, 3) to vectors of length 1, (K, 3 T T); those of constant images stay 0."""
-    vectors = images.reshape(len(images), -1)
-    lengths = np.sqrt(np.einsum("kd,kd->k", vectors, vectors))
-    return vectors / np.maximum(lengths, 1)[:, None]

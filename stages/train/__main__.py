@@ -16,12 +16,12 @@ import timm
 import torch
 from tqdm import tqdm
 
+from detector.calibration import choose_abstention_band, choose_threshold, fit_temperature
 from detector.errors import run
 from detector.files import atomic_write
 from detector.labels import CLASSES, FAKE, probability
 from detector.record import ModelRecord
 from stages import keep_freed_memory
-from stages.calibration import choose_abstention_band, choose_threshold, fit_temperature
 from stages.data import channel_statistics, load_split
 from stages.device import claim, device_name, peak_memory_mb
 from stages.model import predict_logits, save_model, scale_of_bytes, standardize

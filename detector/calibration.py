@@ -1,4 +1,7 @@
-"""What is chosen on the validation split, once, and travels in model.json: temperature, threshold, abstention band.
+"""What is chosen on validation, once, and travels in model.json: temperature, threshold, abstention band.
+
+Training chooses them on the validation split, `python -m detector adapt` by cross-validation. It needs scipy, which
+asking does without.
 
 Throughout, `logits` are the network's logits of FAKE, shape (N); `p_fake` are probabilities of FAKE, float64 (N);
 `is_fake` is bool (N).
@@ -68,9 +71,11 @@ def choose_abstention_band(p_fake: Array, is_fake: Mask, selective_accuracy: flo
     order = np.argsort(-confidence, kind="stable")
     wrong = ((p > 0.5) != is_fake)[order]
     confidence = np.append(confidence[order], 0)
-    # `least` answers prove it if none is wrong; the first test has four times as many and allows six mistakes
+    # `least` answers prove it if none is wrong. The first test has four times as many and allows six mistakes; of few
+    # images it has half, for all of them would be a band of no width.
     least = int(np.ceil(np.log(0.05) / np.log(selective_accuracy)))
-    counts = np.unique(np.linspace(min(4 * least, len(p)), len(p), 100).astype(int))
+    first = min(4 * least, max(least, len(p) // 2), len(p))
+    counts = np.unique(np.linspace(first, len(p), 100).astype(int))
     proven = binom.cdf(wrong.cumsum()[counts - 1], counts, 1 - selective_accuracy) <= 0.05
     kept = counts[np.logical_and.accumulate(proven)]
     if not len(kept):
