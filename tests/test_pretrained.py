@@ -13,9 +13,10 @@ from safetensors.torch import save_file
 
 from detector.errors import UserError
 from detector.files import file_sha256
+from stages import fingerprint
 from stages.model import build
 from stages.params import load_params, model_entry
-from tests.conftest import ROOT, Project, the_error
+from tests.conftest import ROOT, Project, copy_project
 from tools import unpack
 
 RESNET: dict[str, Any] = {"timm": "test_resnet", "args": {}, "stem": None}
@@ -84,13 +85,15 @@ def test_the_same_seed_gives_the_same_start_from_a_file(tmp_path: Path) -> None:
     assert torch.equal(*heads)
 
 
-def test_a_changed_file_trains_anew_and_a_missing_one_does_not(prepared: Path, tmp_path: Path) -> None:
+def test_a_changed_file_trains_anew_and_a_missing_one_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The stage `train` depends on models/pretrained.json, which the first stage writes."""
-    project = Project(shutil.copytree(prepared, tmp_path / "project"))
-    noted, file = project.path / "models/pretrained.json", project.path / "weights/own.safetensors"
+    copy_project(tmp_path)
+    project, noted, file = Project(tmp_path), tmp_path / "models/pretrained.json", tmp_path / "weights/own.safetensors"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
 
     def written() -> dict[str, str]:
-        project.stage("fingerprint")
+        fingerprint.main()
         found: dict[str, str] = json.loads(noted.read_text())
         return found
 
@@ -108,8 +111,8 @@ def test_a_changed_file_trains_anew_and_a_missing_one_does_not(prepared: Path, t
 
     noted.unlink()
     advice = "put the file there, or set models.<name>.pretrained"
-    assert f"the weights weights/own.safetensors are not here: {advice}" in the_error(
-        project.stage("fingerprint", ok=False)
-    )
-    (project.path / "weights.dvc").touch()
-    assert "are not here: `dvc pull weights` fetches them" in the_error(project.stage("fingerprint", ok=False))
+    with pytest.raises(UserError, match=rf"the weights weights/own\.safetensors are not here: {advice}"):
+        fingerprint.main()
+    (tmp_path / "weights.dvc").touch()
+    with pytest.raises(UserError, match="are not here: `dvc pull weights` fetches them"):
+        fingerprint.main()
