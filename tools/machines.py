@@ -132,8 +132,7 @@ def push(name: str, remote: str) -> None:
     except UserError:
         if name in on_remote(remote).values():
             raise UserError(
-                f"{remote} has another experiment called {name}: `dvc exp rename {name} ANOTHER-NAME`, and repeat the "
-                "command"
+                f"{remote} has another experiment called {name}: `dvc exp rename {name} ANOTHER-NAME`"
             ) from None
         raise
 

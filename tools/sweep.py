@@ -62,8 +62,11 @@ def main() -> None:
             push_now(name)
     if waiting:
         run_queue(waiting, arguments.jobs, push_now if remote else None)
-    for name in unpushed:
-        push(name, remote)
+    try:
+        for name in unpushed:
+            push(name, remote)
+    except UserError as error:
+        raise UserError(f"{error}. Afterwards repeat the command: it pushes, and runs nothing again") from None
 
 
 def split(runs: list[Run], there: dict[str, str], remote: str) -> tuple[dict[str, Run], list[str]]:
