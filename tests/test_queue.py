@@ -177,6 +177,18 @@ def test_sweep_starts_a_new_worker_when_one_dies(repository: Repository) -> None
     assert repository.accuracies() == [0.1, 0.2]
 
 
+@pytest.mark.slow
+def test_a_sweep_runs_nothing_twice(repository: Repository) -> None:
+    repository.do("dvc", "exp", "run", "--queue", "--name", "waits", "-S", "seed=1")
+    assert "seed=1: it waits in the queue already, waits" in repository.sweep("-S", "seed=1,2")
+    assert repository.accuracies() == [0.1, 0.2]
+    said = repository.sweep("-S", "seed=1,2,3")
+    assert said.count("it has its result") == 2
+    assert "queued 1 experiments" in said
+    assert repository.accuracies() == [0.1, 0.2, 0.3]
+    assert len(repository.noted("start")) == 3
+
+
 def test_sweep_refuses_a_misspelt_parameter_in_one_line(repository: Repository) -> None:
     said = repository.sweep("-S", "sede=1,2", status=1)
     assert said.startswith("error: ")

@@ -18,6 +18,7 @@ from detector.files import atomic_write
 from detector.labels import FAKE
 from stages.params import dataset_entry, load_params
 from stages.prepare.sources import open_source
+from tools.machines import Run, grid
 from tools.publish import find_experiment
 from tools.shell import command
 from tools.sweep import add_jobs, queue, run_queue, warn_of_untracked
@@ -94,21 +95,18 @@ def fake_sources(name: str, entry: dict[str, Any]) -> list[str]:
     return sorted(of_fakes)
 
 
-def queue_all(dataset: str, sources: list[str], overrides: list[str]) -> dict[str, list[str]]:
-    """Queue a run without each source, and one with all. Return {name: its overrides}."""
-    queued: dict[str, list[str]] = {}
+def queue_all(dataset: str, sources: list[str], overrides: list[str]) -> dict[str, Run]:
+    """Queue a run without each source, and one with all. Return {name: run}."""
+    runs: list[Run] = []
     for left_out in ([], *([source] for source in sources)):
         quoted = ",".join("'" + source.replace("\\", "\\\\").replace("'", "\\'") + "'" for source in left_out)
         # ++: whether the entry has the key or not
         mine = [f"dataset={dataset}", f"++datasets.{dataset}.leave_out=[{quoted}]"]
-        one = queue([*mine, *overrides])
-        queued |= one
+        one = grid([*mine, *overrides])
         if len(one) != 1:
-            raise UserError(
-                f"-S {' -S '.join(overrides)} makes a grid of {len(one)} runs: give one value each. `dvc queue remove "
-                f"{' '.join(queued)}` takes them out of the queue"
-            )
-    return queued
+            raise UserError(f"-S {' -S '.join(overrides)} makes a grid of {len(one)} runs: give one value each")
+        runs += one
+    return queue(runs)
 
 
 def read_experiment(name: str, dataset: str) -> dict[str, Any]:

@@ -11,11 +11,13 @@ DVC = str(Path(sys.executable).with_name("dvc"))  # of this environment, whether
 
 
 def command(*words: str) -> str:
-    """Return what a program prints. Raises UserError with its last line if it fails."""
+    """Return what a program prints. Raises UserError with one line of its message if it fails."""
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode:
         lines = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()
-        raise UserError(f"{' '.join(words)}: {lines[-1]}")
+        # git says what is wrong first, and much about it afterwards
+        said = [line.strip() for line in lines if line.startswith(("fatal:", " ! ", "ERROR:"))]
+        raise UserError(f"{' '.join(words)}: {said[0] if said else lines[-1]}")
     return done.stdout
 
 

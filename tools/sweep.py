@@ -2,26 +2,27 @@
 
 `dvc queue` alone may lose some: a worker can die, an experiment can fail in a race between workers
 (https://github.com/treeverse/dvc/issues/10673). Here workers are started until the queue is empty,
-and what failed is queued again.
+and what failed is queued again. What has a result already is not run again, so that the command can be repeated.
 """
 
 import argparse
-import ast
 import contextlib
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-from dvc.repo import Repo
+from dvc.exceptions import DvcException
+from dvc.repo import Repo, lock_repo
 
 from detector.cores import usable_cores
 from detector.errors import UserError, run
 from stages.device import gpu_candidates
+from tools.machines import Run, check_storage, find_same, grid, here, on_remote, push, share_of
 from tools.shell import DVC, command, experiments
 
 RETRIES = 2
@@ -31,17 +32,73 @@ START_SECONDS = 5.0  # until a worker that was started must be seen
 EXAMPLES = """examples:
   python -m tools.sweep -S model=resnet18,vit_tiny -S seed=0,1,2
   python -m tools.sweep --jobs 2 -S dataset=sample -S 'train.augment.translate=range(0,4)'
+  python -m tools.sweep --share 2/8 --push origin -S model=resnet18,vit_tiny -S seed=0,1,2,3
 """
 
 
 def main() -> None:
     arguments = parse()
+    runs = share_of(grid(arguments.set_param), arguments.share)
+    remote = arguments.push
+    if remote:
+        check_storage()
+    there = on_remote(remote) if remote else {}
     warn_of_untracked()
-    run_queue(queue(arguments.set_param), arguments.jobs)
+    waiting, finished = split(runs, there, remote)
+
+    unpushed: list[str] = []
+
+    def push_now(name: str) -> None:
+        """Push a result. Where that fails the others still run, and it is tried again at the end."""
+        try:
+            push(name, remote)
+            print(f"{name} is on {remote}", flush=True)
+        except UserError as error:
+            print(f"warning: {name} is not on {remote} yet: {error}", flush=True)
+            unpushed.append(name)
+
+    if remote:
+        for name in finished:
+            push_now(name)
+    if waiting:
+        run_queue(waiting, arguments.jobs, push_now if remote else None)
+    try:
+        for name in unpushed:
+            push(name, remote)
+    except UserError as error:
+        raise UserError(f"{error}. Afterwards repeat the command: it pushes, and runs nothing again") from None
 
 
-def run_queue(waiting: dict[str, list[str]], jobs: int) -> list[str]:
-    """Run queued experiments, {name: its overrides}, so many at a time. Return the names under which they ended.
+def split(runs: list[Run], there: dict[str, str], remote: str) -> tuple[dict[str, Run], list[str]]:
+    """Queue the runs that nobody has yet. Return those that wait in the queue, {name: run}, and the names of those that
+    have their result here, but not on the git remote, whose experiments are `there`."""
+    mine = here()
+    with Repo() as repo:
+        tasks = repo.experiments.celery_queue
+        entries = [*tasks.iter_queued(), *tasks.iter_active()]
+        queued = {entry.stash_rev: entry.name for entry in entries if entry.baseline_rev == repo.scm.get_rev()}
+    new: list[Run] = []
+    waiting: dict[str, Run] = {}
+    finished: list[str] = []
+    for one, commit in zip(runs, find_same(runs, there | mine | queued), strict=True):
+        text = " ".join(override for overrides in one.values() for override in overrides)
+        if commit is None:
+            new.append(one)
+        elif commit in there:
+            print(f"{text}: {remote} has it, {there[commit]}; not run again", flush=True)
+        elif commit in mine:
+            name = mine[commit]
+            print(f"{text}: it has its result, {name}; not run again (`dvc exp remove {name}` forgets it)", flush=True)
+            finished.append(name)
+        else:
+            print(f"{text}: it waits in the queue already, {queued[commit]}", flush=True)
+            waiting[queued[commit]] = one
+    return waiting | queue(new), finished
+
+
+def run_queue(waiting: dict[str, Run], jobs: int, when_done: Callable[[str], None] | None = None) -> list[str]:
+    """Run queued experiments, {name: run}, so many at a time, and call `when_done` with the name of each that has its
+    result. Return the names under which they ended.
 
     Raises UserError where one failed every time.
     """
@@ -52,7 +109,7 @@ def run_queue(waiting: dict[str, list[str]], jobs: int) -> list[str]:
     total = len(waiting)
     print(f"queued {total} experiments: {' '.join(waiting)}", flush=True)
     try:
-        done, failed = work_off(waiting, jobs)
+        done, failed = work_off(waiting, jobs, when_done)
     except KeyboardInterrupt:
         # the number of threads is part of a run: with another number it starts from the beginning
         threads = f"OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']} " if "OMP_NUM_THREADS" in os.environ else ""
@@ -84,6 +141,18 @@ def parse() -> argparse.Namespace:
         metavar="NAME=VALUE,...",
         help="values of a parameter to try, as for `dvc exp run -S`; several make a grid",
     )
+    parser.add_argument(
+        "--share",
+        default="1/1",
+        metavar="K/N",
+        help="run the K-th of N shares of the grid, K from 1, where N machines give the same command",
+    )
+    parser.add_argument(
+        "--push",
+        default="",
+        metavar="REMOTE",
+        help="leave out what this git remote has already, and push each result to it, models to DVC's default remote",
+    )
     add_jobs(parser)
     return parser.parse_args()
 
@@ -111,18 +180,22 @@ def warn_of_untracked() -> None:
         print(f"warning: queued runs will not see {names}: not in git (`git add` them)", flush=True)
 
 
-def queue(overrides: list[str]) -> dict[str, list[str]]:
-    """Queue one experiment for each combination of values. Return {name: its overrides}."""
-    options = [word for override in overrides for word in ("-S", override)]
-    printed = command(DVC, "exp", "run", "--queue", *options)
-    pattern = r"Queueing with overrides '(\{.*\})'\.\s+Queued experiment '([^']+)'"
-    return {
-        name: [f"{file}:{value}" for file, values in ast.literal_eval(found).items() for value in values]
-        for found, name in re.findall(pattern, printed)
-    }
+def queue(runs: list[Run]) -> dict[str, Run]:
+    """Queue experiments. Return {name: run}. Raises UserError where a parameter does not exist."""
+    queued: dict[str, Run] = {}
+    try:
+        with Repo() as repo, lock_repo(repo):
+            for one in runs:
+                entry = repo.experiments.queue_one(repo.experiments.celery_queue, params=one)
+                queued[entry.name] = one
+    except DvcException as error:
+        raise UserError(str(error.__cause__ or error)) from None
+    return queued
 
 
-def work_off(waiting: dict[str, list[str]], jobs: int) -> tuple[list[str], list[str]]:
+def work_off(
+    waiting: dict[str, Run], jobs: int, when_done: Callable[[str], None] | None
+) -> tuple[list[str], list[str]]:
     """Wait for the experiments, start workers as needed, retry. Return the names with and without result."""
     tries = dict.fromkeys(waiting, 1)
     done: list[str] = []
@@ -141,14 +214,16 @@ def work_off(waiting: dict[str, list[str]], jobs: int) -> tuple[list[str], list[
             starting = time.monotonic() - last_start < START_SECONDS
 
             for name in [name for name in waiting if name not in queued | running]:
-                override = waiting.pop(name)
+                one = waiting.pop(name)
                 if name in finished:
                     done.append(name)
+                    if when_done:
+                        when_done(name)
                 elif tries[name] > RETRIES:
                     failed.append(name)
                     print(f"{name} failed again: given up", flush=True)
                 else:
-                    again = queue(override)
+                    again = queue([one])
                     tries |= dict.fromkeys(again, tries[name] + 1)
                     waiting |= again
                     print(f"{name} failed: queued again as {' '.join(again)}", flush=True)

@@ -1,0 +1,153 @@
+"""A grid of experiments on several machines: which run is whose, what the others have already, and how results travel.
+
+A git remote carries the experiments, as commits under refs/exps, and DVC's default remote their models and data. Two
+runs are the same if they start from the same commit, with the same parameters and the same code.
+"""
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from dvc.dependency import ParamsDependency
+from dvc.exceptions import DvcException
+from dvc.repo import Repo
+from dvc.utils.cli_parse import to_path_overrides
+from dvc.utils.hydra import apply_overrides, get_hydra_sweeps, to_hydra_overrides
+from dvc.utils.serialize import PARSERS
+from hydra.errors import HydraException
+
+from detector.errors import UserError
+from tools.shell import DVC, command, experiments
+
+Run = dict[str, list[str]]  # the overrides of a run by the file that they change, as {"params.yaml": ["seed=1"]}
+
+
+def grid(overrides: list[str]) -> list[Run]:
+    """Return one run for each combination of values, in an order that only the overrides decide.
+
+    Raises UserError where they do not fit into the files of parameters.
+    """
+    by_file = to_path_overrides(overrides)
+    try:
+        is_grid = any(one.is_sweep_override() for words in by_file.values() for one in to_hydra_overrides(words))
+        runs = get_hydra_sweeps(by_file) if is_grid else [by_file]
+        apply(runs[0])
+    except (DvcException, HydraException) as error:
+        raise UserError(f"-S {' -S '.join(overrides)}: {error.__cause__ or error}") from None
+    return runs
+
+
+def share_of(runs: list[Run], share: str) -> list[Run]:
+    """Return the runs of one machine: share 2/8 is the second run, the tenth, and so on. Raises UserError."""
+    number, _, machines = share.partition("/")
+    if not (number.isdecimal() and machines.isdecimal() and 1 <= int(number) <= int(machines)):
+        raise UserError(f"--share {share}: it must be as in 2/8, the second of eight shares, from 1/8 to 8/8")
+    return runs[int(number) - 1 :: int(machines)]
+
+
+def apply(run: Run) -> dict[str, object]:
+    """Return the contents of the files of parameters as they are in that run."""
+    contents: dict[str, object] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, overrides in run.items():
+            if not Path(name).is_file():
+                raise UserError(f"there is no {name} here: run this from the root of the repository")
+            copy = Path(folder, Path(name).name)
+            shutil.copy(name, copy)
+            apply_overrides(copy, overrides)
+            contents[name] = parse(name, copy.read_text())
+    return contents
+
+
+def parse(name: str, text: str) -> object:
+    return PARSERS[Path(name).suffix.lower()](text, name)
+
+
+def find_same(runs: list[Run], others: Iterable[str]) -> list[str | None]:
+    """Return for each run the first of the commits `others` that is the same run, None where there is none.
+
+    They are commits of experiments, or of what waits in the queue, that start from the commit that is checked out.
+    Their code and their pipeline must be those in the work tree.
+    """
+    files = {name for run in runs for name in run}
+    inputs = input_files()
+    contents = {}
+    for commit in others:
+        if not command("git", "diff", "--name-only", commit, "--", *inputs):
+            with contextlib.suppress(UserError):  # it does not have the file
+                contents[commit] = {name: parse(name, command("git", "show", f"{commit}:./{name}")) for name in files}
+    same: list[str | None] = []
+    for run in runs:
+        wanted = apply(run) if contents else {}
+        equal = (commit for commit, found in contents.items() if all(found[name] == wanted[name] for name in run))
+        same.append(next(equal, None))
+    return same
+
+
+def input_files() -> list[str]:
+    """Return what the stages need of what git tracks, without parameters: code, dvc.yaml, data in the repository."""
+    with Repo() as repo:
+        written = [Path(out.fs_path) for out in repo.index.outs]
+        needed = [
+            Path(dependency.fs_path)
+            for dependency in repo.index.deps
+            if dependency.is_in_repo and not isinstance(dependency, ParamsDependency)
+        ]
+        pipeline = {Path(stage.path) for stage in repo.index.stages}
+    made = {path for path in needed for out in written if path.is_relative_to(out)}
+    return sorted(str(path) for path in pipeline | (set(needed) - made))
+
+
+def here() -> dict[str, str]:
+    """Return this repository's experiments on the commit that is checked out: the name of each by its own commit."""
+    head = command("git", "rev-parse", "HEAD").strip()
+    return {commit: name for name, start, commit in experiments() if start == head}
+
+
+def on_remote(remote: str) -> dict[str, str]:
+    """Return a git remote's experiments on the commit that is checked out: the name of each by its own commit.
+
+    Afterwards these commits can be read here, too. No reference names them: `dvc exp list` does not show them.
+    """
+    start = reference("")
+    lines = command("git", "ls-remote", remote, f"{start}*").splitlines()
+    found = {commit: name.removeprefix(start) for commit, name in map(str.split, lines)}
+    if found:
+        names = [start + name for name in found.values()]
+        command("git", "fetch", "--quiet", "--no-write-fetch-head", remote, *names)
+    return found
+
+
+def push(name: str, remote: str) -> None:
+    """Push an experiment: its files to DVC's default remote, its commit to a git remote. Raises UserError.
+
+    The files go first: other machines do not run again what they see on the git remote, so it must be whole there.
+    """
+    # To this repository, which has the commit: that pushes the files alone.
+    command(DVC, "exp", "push", "--quiet", ".", name)
+    try:
+        command("git", "push", "--quiet", remote, f"{reference(name)}:{reference(name)}")
+    except UserError:
+        if name in on_remote(remote).values():
+            raise UserError(
+                f"{remote} has another experiment called {name}: `dvc exp rename {name} ANOTHER-NAME`"
+            ) from None
+        raise
+
+
+def reference(name: str) -> str:
+    """Return where git keeps an experiment on the commit that is checked out."""
+    head = command("git", "rev-parse", "HEAD").strip()
+    return f"refs/exps/{head[:2]}/{head[2:]}/{name}"
+
+
+def check_storage() -> None:
+    """Raise UserError where DVC has no default remote."""
+    with Repo() as repo:
+        if not repo.config["core"].get("remote"):
+            raise UserError(
+                "DVC has no default remote to push models to: `dvc remote add --force --default gcs gs://BUCKET/PATH`, "
+                "and commit .dvc/config"
+            )
