@@ -7,6 +7,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from detector.errors import UserError
+
 
 @contextlib.contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
@@ -44,6 +46,16 @@ def umask() -> int:
     mask = os.umask(0o022)
     os.umask(mask)
     return mask
+
+
+def check_space(folder: Path, needed: int, what: str) -> None:
+    """Raise UserError where the disk of a folder has fewer bytes free than `what` will write: `needed`."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise UserError(
+            f"{what} will write {needed / 1e6:,.0f} MB, and the disk of {folder.resolve()} has {free / 1e6:,.0f} MB "
+            "free: free some space and run it again"
+        )
 
 
 def file_sha256(path: str | Path) -> str:

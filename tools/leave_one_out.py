@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 from detector.errors import UserError, run
 from detector.files import atomic_write
 from detector.labels import FAKE
+from stages.keeping import check_can_be_kept
 from stages.params import dataset_entry, load_params
 from stages.prepare.sources import open_source
 from tools.publish import find_experiment
@@ -45,6 +46,7 @@ def main() -> None:
     if arguments.experiments:
         names = arguments.experiments
     else:
+        check_can_be_kept(Path())
         sources = fake_sources(arguments.dataset, dataset_entry(params | {"dataset": arguments.dataset}))
         warn_of_untracked()
         names = run_queue(queue_all(arguments.dataset, sources, arguments.set_param), arguments.jobs)

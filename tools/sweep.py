@@ -22,6 +22,7 @@ from dvc.repo import Repo
 from detector.cores import usable_cores
 from detector.errors import UserError, run
 from stages.device import gpu_candidates
+from stages.keeping import check_can_be_kept
 from tools.shell import DVC, command, experiments
 
 RETRIES = 2
@@ -36,6 +37,7 @@ EXAMPLES = """examples:
 
 def main() -> None:
     arguments = parse()
+    check_can_be_kept(Path())
     warn_of_untracked()
     run_queue(queue(arguments.set_param), arguments.jobs)
 
