@@ -20,6 +20,7 @@ help: ## Show this list
 
 demo: .venv/.run-time ## Run the whole pipeline on the sample, in two minutes once installed; the work tree stays as it is
 	@.venv/bin/python -m stages.keeping
+	@.venv/bin/python -m stages.leftovers
 	.venv/bin/dvc exp run --temp --force --name demo $(DEMO)
 	@echo "Plots of the demo beside those of the published run:"
 	@.venv/bin/dvc plots diff workspace demo --out dvc_plots

@@ -23,6 +23,7 @@ from detector.cores import usable_cores
 from detector.errors import UserError, run
 from stages.device import gpu_candidates
 from stages.keeping import check_can_be_kept
+from stages.leftovers import tidy
 from tools.shell import DVC, command, experiments
 
 RETRIES = 2
@@ -38,6 +39,7 @@ EXAMPLES = """examples:
 def main() -> None:
     arguments = parse()
     check_can_be_kept(Path())
+    tidy()
     warn_of_untracked()
     run_queue(queue(arguments.set_param), arguments.jobs)
 
