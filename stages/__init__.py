@@ -6,6 +6,8 @@ Importing it sets environment variables that libraries read when they are loaded
 import ctypes
 import os
 
+from detector.cores import cgroup_quota, thread_count
+
 ENVIRONMENT = {
     # Threads that wait for work spin for some ten microseconds, then sleep. OpenMP's default is longer, and keeps the
     # core from whatever else runs; without any spinning a step of resnet18 takes 1.1 times as long (two cores).
@@ -15,6 +17,8 @@ ENVIRONMENT = {
 }
 for name, value in ENVIRONMENT.items():
     os.environ.setdefault(name, value)
+if cgroup_quota() is not None:  # OpenMP, which torch computes with, knows the affinity, not this
+    os.environ.setdefault("OMP_NUM_THREADS", str(thread_count()))
 
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # malloc.h
 
