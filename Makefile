@@ -19,6 +19,8 @@ help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 demo: .venv/.run-time ## Run the whole pipeline on the sample, in two minutes once installed; the work tree stays as it is
+	@.venv/bin/python -m stages.keeping
+	@.venv/bin/python -m stages.leftovers
 	.venv/bin/dvc exp run --temp --force --name demo $(DEMO)
 	@echo "Plots of the demo beside those of the published run:"
 	@.venv/bin/dvc plots diff workspace demo --out dvc_plots

@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from detector.cores import thread_count
 from detector.errors import UserError
 from detector.pictures import MAX_BYTES, MAX_PIXELS
 
@@ -28,7 +29,7 @@ class Settings(BaseSettings):
     timeout: float = Field(default=30.0, gt=0)
     batch_window: float = Field(default=2.0, ge=0)
     batch_size: int = Field(default=32, ge=1)
-    threads: int = Field(default=os.cpu_count() or 1, ge=1)
+    threads: int = Field(default_factory=thread_count, ge=1)
 
     @field_validator("models", mode="before")
     @classmethod

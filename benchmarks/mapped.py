@@ -74,10 +74,11 @@ def main() -> None:
     read: dict[str, list[float]] = {way: [] for way in WAYS}
     for turn in tqdm(range(arguments.turns), desc="turns", disable=None):
         for way in WAYS:
+            images = resident if way == "in memory" else load_split(FOLDER).images  # which reads all, for its digest
             if way == "mapped, cold":
                 forget(FOLDER)
             before = read_from_disk()
-            rates[way].append(rate(resident if way == "in memory" else load_split(FOLDER).images, turn))
+            rates[way].append(rate(images, turn))
             read[way].append((read_from_disk() - before) / 1e6)
     print(f"# Training from a memory map\n\n{device_name()}; torch {torch.__version__}.\n")
     seen = f"{arguments.steps * spec['batch_size']:,} images a turn"

@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from tqdm import tqdm
 
+from detector.cores import thread_count
 from detector.errors import run
 from stages.device import device_name
 from stages.params import dataset_entry, load_params
@@ -32,7 +33,7 @@ from stages.prepare.decoding import MOST_PROCESSES, decode_split
 from stages.prepare.sources import Pictures, open_source
 
 TURNS = 3
-PROCESSES = min(os.cpu_count() or 1, MOST_PROCESSES)  # as many as `prepare` takes
+PROCESSES = min(thread_count(), MOST_PROCESSES)  # as many as `prepare` takes
 
 
 def main() -> None:

@@ -221,14 +221,22 @@ class Detector:
 
 
 def open_session(path: Path, threads: int | None = None) -> onnxruntime.InferenceSession:
-    """Open a model.onnx. Raises ValueError where onnxruntime cannot read it."""
+    """Open an ONNX file, whose weights are in a safetensors file beside it. Raises ValueError where onnxruntime cannot
+    read it."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or thread_count()
     # threads that wait for the next batch would spin, and take the cores from whatever reads the pictures
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 4  # its errors are raised as well
+    weights = sorted(path.parent.glob("*.safetensors"))
+    model: Path | bytes = path
+    if any(file.is_symlink() for file in (path, *weights)):
+        # DVC's cache of type symlink: onnxruntime opens no weights outside the folder, but takes them from memory
+        model, buffers = path.read_bytes(), [np.memmap(file, np.uint8, "r") for file in weights]
+        names, lengths = [file.name for file in weights], [len(buffer) for buffer in buffers]
+        options.add_external_initializers_from_files_in_memory(names, buffers, lengths)
     try:
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # of a class for each of its status codes
         raise ValueError(str(error)) from None
 

@@ -4,6 +4,7 @@ import errno
 import signal
 import sys
 from collections.abc import Callable
+from types import TracebackType
 
 
 class UserError(Exception):
@@ -43,7 +44,7 @@ def run(main: Callable[[], None]) -> None:
 
 # How torch, CUDA, cuBLAS and oneDNN say it; by the message, so that torch need not be imported.
 OUT_OF_MEMORY = (
-    *("out of memory", "can't allocate memory", "_ALLOC_FAILED"),
+    *("out of memory", "can't allocate memory", "_ALLOC_FAILED", "failed to map segment"),
     *("could not create a primitive", "could not create a memory"),
 )
 
@@ -65,7 +66,22 @@ def _machine_limit(error: Exception) -> str | None:
         return f"the disk is full ({text}): free some space and run it again; earlier outputs are untouched"
     if isinstance(error, PermissionError):
         return f"no permission: {text}"
+    if isinstance(error, OSError) and error.errno == errno.EROFS:
+        return f"the file system is read-only ({text}): run it where it may write"
+    if isinstance(error, OSError) and error.errno in (errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO):
+        return f"the disk does not answer ({text}): look after it, and run it again; earlier outputs are untouched"
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        return f"too many open files ({text}): `ulimit -n` says how many may be"
     return None
+
+
+def excepthook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """For `sys.excepthook`: what `run` says of the machine's limits, while a program's modules are still imported."""
+    line = _machine_limit(error) if isinstance(error, Exception) else None
+    if line is None:
+        sys.__excepthook__(kind, error, trace)
+    else:
+        _say(line)
 
 
 def _say(line: str) -> None:

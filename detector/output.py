@@ -47,9 +47,10 @@ def as_csv(rows: Iterable[Row]) -> Iterator[str]:
 
 
 def csv_line(cells: Sequence[Any]) -> str:
+    """Return a line without its end. Some releases of Python quote only those line breaks that end lines."""
     line = io.StringIO()
-    csv.writer(line, lineterminator="").writerow(cells)
-    return line.getvalue()
+    csv.writer(line, lineterminator="\r\n").writerow(cells)
+    return line.getvalue().removesuffix("\r\n")
 
 
 def as_json(rows: Iterable[Row]) -> Iterator[str]:

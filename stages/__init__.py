@@ -5,6 +5,10 @@ Importing it sets environment variables that libraries read when they are loaded
 
 import ctypes
 import os
+import sys
+
+from detector.cores import cgroup_quota, thread_count
+from detector.errors import excepthook
 
 ENVIRONMENT = {
     # Threads that wait for work spin for some ten microseconds, then sleep. OpenMP's default is longer, and keeps the
@@ -15,6 +19,10 @@ ENVIRONMENT = {
 }
 for name, value in ENVIRONMENT.items():
     os.environ.setdefault(name, value)
+if cgroup_quota() is not None:  # OpenMP, which torch computes with, knows the affinity, not this
+    os.environ.setdefault("OMP_NUM_THREADS", str(thread_count()))
+
+sys.excepthook = excepthook  # importing torch takes more memory than some machines allow
 
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # malloc.h
 

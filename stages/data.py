@@ -1,5 +1,6 @@
 """Packed splits: a folder of safetensors shards each, read through a memory map, whatever their size."""
 
+import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -12,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from detector.errors import UserError
+from detector.files import file_sha256
 from detector.labels import CLASSES
 
 OBJECT_CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
@@ -87,15 +89,26 @@ class Split:
 
 
 def load_split(folder: str | Path) -> Split:
-    """Open a split that `prepare` packed. Raises UserError when it is missing, broken or has other classes."""
+    """Open a split that `prepare` packed, and compare its files with the digests in it: one byte that was changed on
+    the way here would train a detector, and nobody would know.
+
+    Raises UserError when it is missing, broken or has other classes.
+    """
     folder = Path(folder)
     try:
         with safe_open(folder / INDEX, framework="numpy") as file:
             info = json.loads((file.metadata() or {}).get("split", "{}"))
             columns = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        shards = [map_shard(path) for path in sorted(folder.glob("[0-9]*.safetensors"))]
-        if not shards or sum(map(len, shards)) != len(columns["labels"]):
-            raise ValueError("a shard is missing")
+        files = {path.name: path for path in sorted(folder.glob("[0-9]*.safetensors"))}
+        digests = info.pop("sha256", {})
+        if files.keys() != digests.keys() - {INDEX}:
+            raise ValueError("a shard is missing" if digests else "an older program packed it, without digests")
+        if columns_digest(columns, info) != digests[INDEX]:
+            raise ValueError(f"{INDEX} is not what was written")
+        for name, path in files.items():
+            if file_sha256(path) != digests[name]:
+                raise ValueError(f"{name} is not what was written")
+        shards = [map_shard(path) for path in files.values()]
     except FileNotFoundError:
         raise UserError(f"{folder} is missing: `dvc repro prepare` makes it, `dvc pull {folder}` fetches it") from None
     except (SafetensorError, OSError, ValueError, KeyError) as error:
@@ -129,7 +142,7 @@ def write_split(
     columns: dict[str, np.ndarray],
     info: dict[str, Any],
 ) -> None:
-    """Write a split into a folder that does not exist; the same data give the same bytes.
+    """Write a split, with the digests of its files, into a new folder; the same data give the same bytes.
 
     shape: of the images, (N, S, S, 3). read: from and to which image -> uint8 (n, S, S, 3), asked for in order, so that
     memory does not grow with N. columns: what else is known of each image, arrays (N, ...).
@@ -138,17 +151,33 @@ def write_split(
     count, *image = shape
     size = math.prod(image)
     rows = max(1, SHARD_BYTES // size, -(-count // MOST_SHARDS))
+    info = {key: value for key, value in info.items() if key != "sha256"}
+    digests = {INDEX: columns_digest(columns, info)}
     for number, start in enumerate(range(0, max(1, count), rows)):
         stop = min(start + rows, count)
         tensor = {"dtype": "U8", "shape": [stop - start, *image], "data_offsets": [0, (stop - start) * size]}
         header = json.dumps({"images": tensor}).encode()
         header += b" " * (-len(header) % 8)
+        start_of_file = len(header).to_bytes(8, "little") + header
+        digest = hashlib.sha256(start_of_file)
         with (folder / f"{number:05}.safetensors").open("wb") as file:
-            file.write(len(header).to_bytes(8, "little") + header)
+            file.write(start_of_file)
             for first, last in block_bounds(stop - start, *image):
-                file.write(np.ascontiguousarray(read(start + first, start + last)).data)
+                block = np.ascontiguousarray(read(start + first, start + last)).data
+                digest.update(block)
+                file.write(block)
+        digests[f"{number:05}.safetensors"] = digest.hexdigest()
     # One key: safetensors writes several in random order, and the same data must be the same bytes
-    save_file(columns, folder / INDEX, {"split": json.dumps(info, sort_keys=True)})
+    save_file(columns, folder / INDEX, {"split": json.dumps({**info, "sha256": digests}, sort_keys=True)})
+
+
+def columns_digest(columns: dict[str, np.ndarray], info: dict[str, Any]) -> str:
+    """Return the SHA-256 of what an index has: its columns and `info`, which has no digests."""
+    shapes = {name: [str(column.dtype), column.shape] for name, column in sorted(columns.items())}
+    digest = hashlib.sha256(json.dumps([info, shapes], sort_keys=True).encode())
+    for _, column in sorted(columns.items()):
+        digest.update(np.ascontiguousarray(column).data)
+    return digest.hexdigest()
 
 
 def block_bounds(count: int, *image: int) -> Iterator[tuple[int, int]]:

@@ -32,6 +32,12 @@ TABLES = (".parquet", ".csv", ".json", ".jsonl")
 
 
 def main() -> None:
+    # imported here: other stages import from this module, and do not depend on these
+    from stages.keeping import check_started_experiment
+    from stages.leftovers import tidy
+
+    check_started_experiment()
+    tidy()
     params = load_params()
     pretrained, (name, entry) = model_entry(params)["pretrained"], (params["dataset"], dataset_entry(params))
     write(EXTERNAL, external_fingerprints(external_entries(params)))

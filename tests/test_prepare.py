@@ -20,6 +20,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from ruamel.yaml import YAML
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from detector.errors import UserError
 from detector.images import decode
@@ -536,3 +538,33 @@ def test_broken_pictures_are_refused_in_words() -> None:
             said.append(str(error))
     assert said
     assert not [line for line in said if "\n" in line]
+
+
+@pytest.mark.parametrize("file", ["00000.safetensors", "index.safetensors"])
+def test_one_byte_that_changed_on_the_way_is_noticed(prepared: Path, tmp_path: Path, file: str) -> None:
+    rng = np.random.default_rng(0)
+    split = shutil.copytree(prepared / "data/val", tmp_path / "val")
+    whole = (split / file).read_bytes()
+    for place in [0, 8, 100, *rng.integers(0, len(whole), 12), len(whole) - 1]:
+        changed = bytearray(whole)
+        changed[place] ^= 1 << int(rng.integers(8))
+        (split / file).write_bytes(changed)
+        with pytest.raises(UserError, match=r"is broken .* makes it again"):
+            load_split(split)
+    (split / file).write_bytes(whole)
+    load_split(split)
+
+
+def test_a_split_with_a_shard_too_few_or_without_digests_is_refused(prepared: Path, tmp_path: Path) -> None:
+    split = shutil.copytree(prepared / "data/val", tmp_path / "val")
+    (split / "00000.safetensors").rename(split / "00001.safetensors")
+    with pytest.raises(UserError, match="a shard is missing"):
+        load_split(split)
+    (split / "00001.safetensors").rename(split / "00000.safetensors")
+    with safe_open(split / "index.safetensors", framework="numpy") as index:
+        info = json.loads(index.metadata()["split"])
+        columns = {name: index.get_tensor(name) for name in index.keys()}  # noqa: SIM118 (not a dict)
+    del info["sha256"]
+    save_file(columns, split / "index.safetensors", {"split": json.dumps(info)})
+    with pytest.raises(UserError, match="an older program packed it, without digests"):
+        load_split(split)

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from detector.cores import usable_cores
+
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 
@@ -140,7 +142,7 @@ def test_without_gpus_two_runs_at_a_time_share_out_the_cores(repository: Reposit
     repository.environment.pop("OMP_NUM_THREADS", None)
     repository.sweep("--jobs", "2", "-S", "seed=1,2")
     assert repository.accuracies() == [0.1, 0.2]
-    share = max(1, (os.cpu_count() or 1) // 2)
+    share = max(1, len(usable_cores()) // 2)
     assert [note["threads"] for note in repository.noted("start")] == [str(share)] * 2
 
 

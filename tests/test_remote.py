@@ -1,5 +1,6 @@
 """The GCS remote: push here, pull there, against a real GCS server on this machine."""
 
+import hashlib
 import json
 import random
 import signal
@@ -163,6 +164,23 @@ def test_what_is_pushed_here_is_pulled_elsewhere(server: Server, tmp_path: Path)
     assert list(contents(there)) == ["models/trained/model.bin"], "a model alone can be pulled"
     there.run("dvc", "pull")
     assert contents(there) == contents(here)
+
+
+def test_bytes_that_changed_on_the_way_do_not_arrive(server: Server, tmp_path: Path) -> None:
+    here = repository(tmp_path / "here", {f"data/{number}.bin": 100_000 for number in range(4)})
+    use(here, server)
+    here.run("dvc", "push")
+    stored = sorted(path for path in (server.objects / BUCKET / "dvc").rglob("[!.]*") if path.is_file())
+    changed = bytearray(stored[0].read_bytes())
+    changed[len(changed) // 2] ^= 1
+    stored[0].write_bytes(changed)
+    there = clone_of(here, tmp_path / "there", server)
+    there.run("dvc", "pull", ok=False)
+    arrived = contents(there)
+    assert len(arrived) == 3
+    assert arrived.items() <= contents(here).items()
+    cached = [file for file in (there.path / ".dvc/cache/files/md5").rglob("*") if file.is_file()]
+    assert all(hashlib.md5(file.read_bytes()).hexdigest() == file.parent.name + file.name for file in cached)
 
 
 def test_your_own_bucket_takes_one_command(server: Server, tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ from ruamel.yaml import YAML
 from detector.errors import UserError, run
 from detector.files import atomic_write
 from detector.labels import FAKE
+from stages.keeping import check_can_be_kept
+from stages.leftovers import tidy
 from stages.params import dataset_entry, load_params
 from stages.prepare.sources import open_source
 from tools.machines import Run, grid
@@ -46,6 +48,8 @@ def main() -> None:
     if arguments.experiments:
         names = arguments.experiments
     else:
+        check_can_be_kept(Path())
+        tidy()
         sources = fake_sources(arguments.dataset, dataset_entry(params | {"dataset": arguments.dataset}))
         warn_of_untracked()
         names = run_queue(queue_all(arguments.dataset, sources, arguments.set_param), arguments.jobs)

@@ -22,6 +22,8 @@ from dvc.repo import Repo, lock_repo
 from detector.cores import usable_cores
 from detector.errors import UserError, run
 from stages.device import gpu_candidates
+from stages.keeping import check_can_be_kept
+from stages.leftovers import tidy
 from tools.machines import Run, check_storage, find_same, grid, here, on_remote, push, share_of
 from tools.shell import DVC, command, experiments
 
@@ -38,6 +40,8 @@ EXAMPLES = """examples:
 
 def main() -> None:
     arguments = parse()
+    check_can_be_kept(Path())
+    tidy()
     runs = share_of(grid(arguments.set_param), arguments.share)
     remote = arguments.push
     if remote:

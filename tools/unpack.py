@@ -29,7 +29,8 @@ def unpack(tracker: Path) -> None:
     """Write the folder of a `models/<name>.dvc`, unless it exists. Raises UserError for a missing or broken file."""
     folder = tracker.with_suffix("")
     found = re.search(r"md5: ([0-9a-f]{32}\.dir)$", tracker.read_text(), re.MULTILINE)
-    if folder.exists() or not found:
+    whole = folder.exists() and all(file.exists() for file in folder.iterdir())  # and no links that lead nowhere
+    if whole or not found:
         return
     with atomic_write(folder) as new:
         new.mkdir()

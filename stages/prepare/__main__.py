@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from detector.errors import UserError, run
-from detector.files import atomic_write
+from detector.files import atomic_write, check_space
 from detector.labels import CLASSES, FAKE
 from stages.params import dataset_entry, load_params
 from stages.prepare.decoding import Decoded, decode_split
@@ -35,6 +35,8 @@ def main() -> None:
     kind, source = open_source(name, entry)
 
     count = sum(map(len, source.values()))
+    # the pixels in the order in which they are decoded, and then in the splits
+    check_space(Path(), 2 * count * entry["image_size"] ** 2 * 3, f"preparing the {count:,} images of {name}")
     with tqdm(total=count, desc="decode", unit=" images", unit_scale=True, disable=None) as bar:
         splits = [decode_split(one, entry, choices["skip_damaged"], Path("data"), bar) for one in source.values()]
     data = Decoded.join(splits)

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import numpy as np
 from tqdm import tqdm
 
+from detector.cores import thread_count
 from detector.errors import UserError
 from detector.images import decode
 from detector.labels import CLASSES
@@ -207,7 +208,7 @@ def in_parallel(work: Callable[[int], T], starts: Sequence[int]) -> Iterator[T]:
     each other. Forked, because then neither the source nor the pixels travel between the processes.
     """
     context = multiprocessing.get_context("fork")
-    count = min(os.cpu_count() or 1, MOST_PROCESSES)
+    count = min(thread_count(), MOST_PROCESSES)
     pipes, workers = [], []
 
     def serve(mine: Sequence[int], pipe: Connection) -> None:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from detector.calibration import choose_abstention_band, choose_threshold, fit_temperature
 from detector.errors import run
-from detector.files import atomic_write
+from detector.files import atomic_write, check_space
 from detector.labels import CLASSES, FAKE, probability
 from detector.record import ModelRecord
 from stages import keep_freed_memory
@@ -89,6 +89,8 @@ def main() -> None:
         print(f"resuming after epoch {len(history)} of {epochs}, from {checkpoint.folder}", flush=True)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     print(f"{params['model']}: {parameters:,} parameters, {device_name()}, {precision}", flush=True)
+    # fp32: the weights, their average, the best of it and two moments of the optimizer, while the last one is there too
+    check_space(checkpoint.folder, 2 * 5 * 4 * parameters, "training")
 
     done, total = (count * steps_per_epoch * batch_size for count in (len(history), epochs))
     bar = tqdm(total=total, initial=done, unit=" images", unit_scale=True, disable=None)
