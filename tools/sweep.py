@@ -40,9 +40,9 @@ EXAMPLES = """examples:
 
 def main() -> None:
     arguments = parse()
+    runs = share_of(grid(arguments.set_param), arguments.share)
     check_can_be_kept(Path())
     tidy()
-    runs = share_of(grid(arguments.set_param), arguments.share)
     remote = arguments.push
     if remote:
         check_storage()
