@@ -1,7 +1,7 @@
 """Turn any picture into a detector's input, and note what was done to it.
 
-Colour JPEG is decoded by detector.images, as the training data are: one of the detector's own size comes out pixel by
-pixel as `prepare` packs it. What other files may have (EXIF orientation, transparency, 16 bits, several frames) is
+Files are decoded by detector.images, as the training data are: one of the detector's own size comes out pixel by pixel
+as `prepare` packs it. What files may have (EXIF orientation, transparency, 16 bits, several frames) is
 dealt with here.
 """
 
@@ -20,7 +20,7 @@ from PIL import ExifTags, Image
 from PIL.Image import Transpose
 
 from detector.errors import UserError
-from detector.images import FORMATS, decode, jpeg_roundtrip, one_line_errors
+from detector.images import FORMATS, jpeg_roundtrip, load, one_line_errors
 from detector.record import Fit
 
 Source = bytes | str | os.PathLike[str] | BinaryIO | Image.Image | np.ndarray
@@ -160,14 +160,14 @@ def to_input(image: Image.Image, size: int, fit: Fit = "stretch", data: bytes | 
         notes.append(f"only frame {image.tell() + 1} of several")
     stored = [str(tile.args) for tile in getattr(image, "tile", [])]  # such as RGB;16B; gone once it is decoded
     sixteen = image.mode.startswith("I;16") or any(re.search(r"\b(LA|RGB[AX]?|CMYK);16", args) for args in stored)
-    # a TIFF is turned by Pillow while it is decoded, and then no longer says so
-    stored_transposition = orientation(image)
+    # a TIFF is turned by Pillow while it is decoded, and then no longer says so; of a PNG, Pillow decodes all of it to
+    # find its EXIF, and whether that fails is asked below
+    stored_transposition = orientation(image) if image.format == "TIFF" else None
 
     if data is not None and fit != "crop":
         image.draft(None, (SPARE * size, SPARE * size))  # of other formats than JPEG it does nothing
-    is_whole_jpeg = data is not None and image.format in ("JPEG", "MPO") and image.size == (width, height)
-    if data is not None and is_whole_jpeg and image.mode == "RGB":
-        picture = Image.fromarray(decode(data))
+    if data is not None:
+        picture = load(image, data, notes)
     else:
         image.load()
         picture = image
