@@ -19,6 +19,7 @@ import numpy as np
 from PIL import ExifTags, Image
 from PIL.Image import Transpose
 
+from detector.colours import colour_meaning, to_srgb
 from detector.errors import UserError
 from detector.images import FORMATS, jpeg_roundtrip, load, one_line_errors
 from detector.record import Fit
@@ -172,6 +173,7 @@ def to_input(image: Image.Image, size: int, fit: Fit = "stretch", data: bytes | 
         image.load()
         picture = image
     transposition = orientation(image)
+    meaning = colour_meaning(image, data)
 
     if picture.mode in ("I", "F"):
         raise UserError("32 bits a pixel, with no fixed white: save it with 8 bits")
@@ -181,6 +183,8 @@ def to_input(image: Image.Image, size: int, fit: Fit = "stretch", data: bytes | 
         picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
     if picture.mode not in ("RGB", "RGBA", "RGBa", "RGBX"):
         notes.append(f"{MODES.get(picture.mode, picture.mode)} made RGB")
+    if meaning is not None:
+        picture = to_srgb(picture, meaning, notes)
     if picture.has_transparency_data:
         # colour times alpha: in that form a picture can be made smaller before it is put on white
         picture = picture.convert("RGBA").convert("RGBa")
