@@ -17,6 +17,15 @@ from detector.errors import UserError
 
 # The formats that are read. Some others of Pillow's, such as EPS, start programs.
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")
+STARTS = {  # regular expressions
+    "JPEG": rb"\xff\xd8\xff",
+    "PNG": rb"\x89PNG\r\n\x1a\n",
+    "GIF": rb"GIF8[79]a",
+    "WEBP": rb"RIFF....WEBP",
+    "BMP": rb"BM....\0\0\0\0",
+    "TIFF": rb"II[*+]\0|MM\0[*+]",
+    "AVIF": rb"....ftypavi[fs]",
+}
 
 
 def decode(data: bytes, notes: list[str] | None = None) -> np.ndarray:
@@ -124,6 +133,11 @@ def jpeg_roundtrip(pixels: np.ndarray, quality: int) -> np.ndarray:
     return decode(file.getvalue())
 
 
+def format_of(start: bytes) -> str | None:
+    """Return which of FORMATS a file's first 16 bytes say it is."""
+    return next((name for name, pattern in STARTS.items() if re.match(pattern, start, re.DOTALL)), None)
+
+
 @contextlib.contextmanager
 def one_line_errors(data: bytes = b"") -> Iterator[None]:
     """Turn whatever a decoder raises on a picture's bytes `data` into a UserError of one line."""
@@ -132,6 +146,10 @@ def one_line_errors(data: bytes = b"") -> Iterator[None]:
     except (UserError, MemoryError):
         raise
     except UnidentifiedImageError:
+        if (kind := format_of(data[:16])) is not None:
+            raise UserError(
+                f"broken picture, or {kind} of a kind that is not read, such as 32 bits a colour: save it as PNG"
+            ) from None
         if data[4:8] == b"ftyp":
             raise UserError("HEIC or a film, which cannot be read: save it as JPEG") from None
         raise UserError(f"not a picture that can be read ({', '.join(FORMATS)})") from None

@@ -48,8 +48,8 @@ def as_csv(rows: Iterable[Row]) -> Iterator[str]:
 
 def csv_line(cells: Sequence[Any]) -> str:
     line = io.StringIO()
-    csv.writer(line, lineterminator="").writerow(cells)
-    return line.getvalue()
+    csv.writer(line, lineterminator="\r\n").writerow(cells)  # before Python 3.11.9 only these are quoted in a cell
+    return line.getvalue().removesuffix("\r\n")
 
 
 def as_json(rows: Iterable[Row]) -> Iterator[str]:

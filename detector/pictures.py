@@ -10,6 +10,7 @@ import math
 import os
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from PIL.Image import Transpose
 
 from detector.colours import colour_meaning, to_srgb
 from detector.errors import UserError
-from detector.images import FORMATS, jpeg_roundtrip, load, one_line_errors
+from detector.images import FORMATS, format_of, jpeg_roundtrip, load, one_line_errors
 from detector.record import Fit
 
 Source = bytes | str | os.PathLike[str] | BinaryIO | Image.Image | np.ndarray
@@ -97,33 +98,67 @@ def preprocess(source: Source, size: int, fit: Fit = "stretch", reencode: int | 
             raise UserError("not enough memory for this picture") from None
 
 
-def find_pictures(names: Iterable[str]) -> tuple[list[str], list[tuple[str, str]]]:
-    """Return the picture files behind names of files and folders, those in a folder sorted, and problems as pairs of
-    a name and a reason.
+def find_pictures(names: Iterable[str]) -> tuple[list[str], list[tuple[str, str]], Counter[str]]:
+    """Return the picture files behind names of files and folders, those in a folder sorted; problems as pairs of a name
+    and a reason; and how many other files the folders have, by suffix.
 
+    A picture is told by its suffix, else by its first bytes. Links to folders are followed, but into no folder twice.
     Hidden files and folders are passed over: thumbnails, and what macOS puts beside files on foreign disks.
     """
     files: list[str] = []
     problems: list[tuple[str, str]] = []
+    others: Counter[str] = Counter()
     for name in names:
         if not os.path.isdir(name):  # noqa: PTH112 (Path.is_dir raises where it may not look)
             files.append(name)
             continue
         found: list[str] = []
         before = len(problems)
-        for folder, below, inside in os.walk(name, onerror=lambda e: problems.append((e.filename, str(e.strerror)))):
-            below[:] = [entry for entry in below if not entry.startswith(".")]
-            shown = [Path(folder, entry) for entry in inside if not entry.startswith(".")]
-            found += [str(path) for path in shown if path.suffix.lower() in SUFFIXES]
+        visited: set[tuple[int, int]] = set()
+        walk = os.walk(name, onerror=lambda e: problems.append((e.filename, str(e.strerror))), followlinks=True)
+        for folder, below, inside in walk:
+            place = Path(folder).stat()
+            if (place.st_dev, place.st_ino) in visited:
+                below.clear()
+                continue
+            visited.add((place.st_dev, place.st_ino))
+            below[:] = sorted(entry for entry in below if not entry.startswith("."))
+            for path in (Path(folder, entry) for entry in inside if not entry.startswith(".")):
+                if path.suffix.lower() in SUFFIXES or begins_as_picture(path):
+                    found.append(str(path))
+                else:
+                    others[path.suffix.lower() or "no suffix"] += 1
         if not found and len(problems) == before:
             problems.append((name, "no picture in this folder"))
         files += sorted(found)
-    return files, problems
+    return files, problems, others
+
+
+def begins_as_picture(path: Path) -> bool:
+    """Say whether a file's first bytes are those of a format that is read."""
+    try:
+        if not path.is_file():  # a pipe would be waited for
+            return False
+        with path.open("rb") as file:
+            start = file.read(16)
+    except OSError:
+        return False
+    return format_of(start) is not None
+
+
+def passed_over(others: Counter[str]) -> str:
+    """Return one line about the files that `find_pictures` passed over."""
+    count = others.total()
+    named = ", ".join(suffix for suffix, _ in others.most_common(5)) + (", ..." if len(others) > 5 else "")
+    what = "file that is no picture" if count == 1 else "files that are no pictures"
+    return f"passed over: {count:,} {what} ({named})"
 
 
 def read(source: str | os.PathLike[str] | BinaryIO) -> bytes:
     """Return a whole file. Raises UserError for more than MAX_BYTES, of which no more than one byte is read."""
     if isinstance(source, str | os.PathLike):
+        if re.match("(https?|ftp)://", str(source)) and not Path(source).exists():
+            raise UserError("an address, no file: fetch it first, as in `curl -s ADDRESS | python -m detector -`")
         with Path(source).open("rb") as file:
             return read(file)
     data = source.read(MAX_BYTES + 1)
