@@ -4,8 +4,10 @@ Starlette's parser would write whole bodies to disk before anything is refused. 
 file that is just arriving, a limit ends it where it is crossed, and no disk is used.
 """
 
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from urllib.parse import unquote
 
 from fastapi import Request
 from python_multipart.exceptions import FormParserError
@@ -122,11 +124,16 @@ class _Parts:
         self.field = self.value = b""
 
     def _headers_finished(self) -> None:
-        _, options = parse_options_header(self.headers.get(b"content-disposition"))
-        if b"filename" not in options:
+        disposition = self.headers.get(b"content-disposition", b"")
+        _, options = parse_options_header(disposition)
+        if b"filename" in options:
+            self.name = options[b"filename"].decode(errors="replace")
+        elif found := re.search(rb";\s*filename\*\s*=\s*([^;\s]+)", disposition, re.IGNORECASE):
+            # RFC 7578 forbids it, some clients send it, and the parser passes over it
+            self.name = extended(found[1].decode(errors="replace"))
+        else:
             field = options.get(b"name", b"").decode(errors="replace")
             raise Problem(422, f"the field {field!r} is no file: curl wants an @ before its name, JavaScript a Blob")
-        self.name = options[b"filename"].decode(errors="replace")
 
     def _part_data(self, data: bytes, start: int, end: int) -> None:
         if len(self.data) + end - start > self.max_bytes:
@@ -139,6 +146,15 @@ class _Parts:
 
     def _end(self) -> None:
         self.is_whole = True
+
+
+def extended(value: str) -> str:
+    """Return the file's name in a `filename*` (RFC 5987): charset, language and percent-encoded bytes between '."""
+    charset, _, rest = value.partition("'")
+    try:
+        return unquote(rest.partition("'")[2], charset or "utf-8", "replace")
+    except LookupError:  # no such charset
+        return value
 
 
 def _limits(max_bytes: int, files: int) -> str:

@@ -29,7 +29,8 @@ EXAMPLES = f"""examples:
   curl -s https://example.org/photo.jpg | python -m detector - --json
   python -m detector adapt --help               fit it to your own pictures
 
-Exit status 1 when one of the pictures could not be read.
+Exit status 1 when one of the pictures could not be read. Files in a folder that are no pictures, by suffix and
+content, are counted on stderr and change no status.
 {LIMIT}
 """
 MOST = 20  # drawings on one sheet; larger files may not open
@@ -62,11 +63,13 @@ def ask(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
 
     from detector.detector import Detector  # --help does without
-    from detector.pictures import find_pictures
+    from detector.pictures import find_pictures, passed_over
 
     detector = Detector.load(options.model)
     print(f"{options.model}: {detector.title}", file=sys.stderr)
-    files, problems = find_pictures(options.pictures)
+    files, problems, others = find_pictures(options.pictures)
+    if others:
+        print(passed_over(others), file=sys.stderr)
     if options.explain and len(files) > MOST:
         raise UserError(f"{len(files)} pictures: --explain draws {MOST} at most")
     drawings: list[Image.Image] = []

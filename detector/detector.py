@@ -99,10 +99,13 @@ class Detector:
         try:
             record = ExportedRecord.read(folder)
             record.check_files(folder, "model.onnx", "model.safetensors")
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
+            if folder.exists() and not folder.is_dir():
+                raise UserError(f"{folder} is a file: a model is the folder with model.json and model.onnx") from None
+            where = f"in {folder}" + ("" if folder.exists() else f" (there is no folder {folder.absolute()})")
             raise UserError(
-                f"no model.onnx, model.safetensors and model.json in {folder}: `dvc pull models/resnet18` "
-                "fetches a released model, `dvc repro export` puts one's own into models/exported"
+                f"no model.onnx, model.safetensors and model.json {where}: in the repository, `dvc pull "
+                "models/resnet18` fetches a released model, `dvc repro export` puts one's own into models/exported"
             ) from None
         try:
             session = open_session(folder / "model.onnx", threads)

@@ -1,7 +1,7 @@
 """Turn any picture into a detector's input, and note what was done to it.
 
-Colour JPEG is decoded by detector.images, as the training data are: one of the detector's own size comes out pixel by
-pixel as `prepare` packs it. What other files may have (EXIF orientation, transparency, 16 bits, several frames) is
+Files are decoded by detector.images, as the training data are: one of the detector's own size comes out pixel by pixel
+as `prepare` packs it. What files may have (EXIF orientation, transparency, 16 bits, several frames) is
 dealt with here.
 """
 
@@ -10,6 +10,7 @@ import math
 import os
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,8 +20,9 @@ import numpy as np
 from PIL import ExifTags, Image
 from PIL.Image import Transpose
 
+from detector.colours import colour_meaning, to_srgb
 from detector.errors import UserError
-from detector.images import FORMATS, decode, jpeg_roundtrip, one_line_errors
+from detector.images import FORMATS, format_of, jpeg_roundtrip, load, one_line_errors
 from detector.record import Fit
 
 Source = bytes | str | os.PathLike[str] | BinaryIO | Image.Image | np.ndarray
@@ -96,33 +98,67 @@ def preprocess(source: Source, size: int, fit: Fit = "stretch", reencode: int | 
             raise UserError("not enough memory for this picture") from None
 
 
-def find_pictures(names: Iterable[str]) -> tuple[list[str], list[tuple[str, str]]]:
-    """Return the picture files behind names of files and folders, those in a folder sorted, and problems as pairs of
-    a name and a reason.
+def find_pictures(names: Iterable[str]) -> tuple[list[str], list[tuple[str, str]], Counter[str]]:
+    """Return the picture files behind names of files and folders, those in a folder sorted; problems as pairs of a name
+    and a reason; and how many other files the folders have, by suffix.
 
+    A picture is told by its suffix, else by its first bytes. Links to folders are followed, but into no folder twice.
     Hidden files and folders are passed over: thumbnails, and what macOS puts beside files on foreign disks.
     """
     files: list[str] = []
     problems: list[tuple[str, str]] = []
+    others: Counter[str] = Counter()
     for name in names:
         if not os.path.isdir(name):  # noqa: PTH112 (Path.is_dir raises where it may not look)
             files.append(name)
             continue
         found: list[str] = []
         before = len(problems)
-        for folder, below, inside in os.walk(name, onerror=lambda e: problems.append((e.filename, str(e.strerror)))):
-            below[:] = [entry for entry in below if not entry.startswith(".")]
-            shown = [Path(folder, entry) for entry in inside if not entry.startswith(".")]
-            found += [str(path) for path in shown if path.suffix.lower() in SUFFIXES]
+        visited: set[tuple[int, int]] = set()
+        walk = os.walk(name, onerror=lambda e: problems.append((e.filename, str(e.strerror))), followlinks=True)
+        for folder, below, inside in walk:
+            place = Path(folder).stat()
+            if (place.st_dev, place.st_ino) in visited:
+                below.clear()
+                continue
+            visited.add((place.st_dev, place.st_ino))
+            below[:] = sorted(entry for entry in below if not entry.startswith("."))
+            for path in (Path(folder, entry) for entry in inside if not entry.startswith(".")):
+                if path.suffix.lower() in SUFFIXES or begins_as_picture(path):
+                    found.append(str(path))
+                else:
+                    others[path.suffix.lower() or "no suffix"] += 1
         if not found and len(problems) == before:
             problems.append((name, "no picture in this folder"))
         files += sorted(found)
-    return files, problems
+    return files, problems, others
+
+
+def begins_as_picture(path: Path) -> bool:
+    """Say whether a file's first bytes are those of a format that is read."""
+    try:
+        if not path.is_file():  # a pipe would be waited for
+            return False
+        with path.open("rb") as file:
+            start = file.read(16)
+    except OSError:
+        return False
+    return format_of(start) is not None
+
+
+def passed_over(others: Counter[str]) -> str:
+    """Return one line about the files that `find_pictures` passed over."""
+    count = others.total()
+    named = ", ".join(suffix for suffix, _ in others.most_common(5)) + (", ..." if len(others) > 5 else "")
+    what = "file that is no picture" if count == 1 else "files that are no pictures"
+    return f"passed over: {count:,} {what} ({named})"
 
 
 def read(source: str | os.PathLike[str] | BinaryIO) -> bytes:
     """Return a whole file. Raises UserError for more than MAX_BYTES, of which no more than one byte is read."""
     if isinstance(source, str | os.PathLike):
+        if re.match("(https?|ftp)://", str(source)) and not Path(source).exists():
+            raise UserError("an address, no file: fetch it first, as in `curl -s ADDRESS | python -m detector -`")
         with Path(source).open("rb") as file:
             return read(file)
     data = source.read(MAX_BYTES + 1)
@@ -160,18 +196,19 @@ def to_input(image: Image.Image, size: int, fit: Fit = "stretch", data: bytes | 
         notes.append(f"only frame {image.tell() + 1} of several")
     stored = [str(tile.args) for tile in getattr(image, "tile", [])]  # such as RGB;16B; gone once it is decoded
     sixteen = image.mode.startswith("I;16") or any(re.search(r"\b(LA|RGB[AX]?|CMYK);16", args) for args in stored)
-    # a TIFF is turned by Pillow while it is decoded, and then no longer says so
-    stored_transposition = orientation(image)
+    # a TIFF is turned by Pillow while it is decoded, and then no longer says so; of a PNG, Pillow decodes all of it to
+    # find its EXIF, and whether that fails is asked below
+    stored_transposition = orientation(image) if image.format == "TIFF" else None
 
     if data is not None and fit != "crop":
         image.draft(None, (SPARE * size, SPARE * size))  # of other formats than JPEG it does nothing
-    is_whole_jpeg = data is not None and image.format in ("JPEG", "MPO") and image.size == (width, height)
-    if data is not None and is_whole_jpeg and image.mode == "RGB":
-        picture = Image.fromarray(decode(data))
+    if data is not None:
+        picture = load(image, data, notes)
     else:
         image.load()
         picture = image
     transposition = orientation(image)
+    meaning = colour_meaning(image, data)
 
     if picture.mode in ("I", "F"):
         raise UserError("32 bits a pixel, with no fixed white: save it with 8 bits")
@@ -181,6 +218,8 @@ def to_input(image: Image.Image, size: int, fit: Fit = "stretch", data: bytes | 
         picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
     if picture.mode not in ("RGB", "RGBA", "RGBa", "RGBX"):
         notes.append(f"{MODES.get(picture.mode, picture.mode)} made RGB")
+    if meaning is not None:
+        picture = to_srgb(picture, meaning, notes)
     if picture.has_transparency_data:
         # colour times alpha: in that form a picture can be made smaller before it is put on white
         picture = picture.convert("RGBA").convert("RGBa")

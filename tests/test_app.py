@@ -217,6 +217,14 @@ def test_requests_of_another_form_are_refused_with_what_to_do(server: Server) ->
     assert "malformed" in refused(post("/v1/predict", content=b"nonsense", headers=form), 422)
     named = body(PICTURES[0]).replace(b'; filename="p.jpg"', b"")
     assert "is no file: curl wants an @" in refused(post("/v1/predict", content=named, headers=form), 422)
+    for extended, name in (
+        ("UTF-8''bl%C3%BCte.jpg", "blüte.jpg"),
+        ("iso-8859-1'de'bl%FCte.jpg", "blüte.jpg"),
+        ("no-charset''a%20b.jpg", "no-charset''a%20b.jpg"),
+    ):
+        named = body(PICTURES[0]).replace(b'; filename="p.jpg"', f"; filename*={extended}".encode())
+        (answer,) = post("/v1/predict", content=named, headers=form).json()["predictions"]
+        assert (answer["file"], answer["error"]) == (name, None)
     assert refused(server.client.get("/v1/nothing"), 404) == "there is nothing at /v1/nothing"
     assert "GET" in refused(server.client.get("/v1/predict"), 405)
 

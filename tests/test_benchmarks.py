@@ -1,8 +1,10 @@
 """What the benchmarks print, and what they say where a library is missing. That they are fast is not tested."""
 
+import io
 import itertools
 import re
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,11 +12,14 @@ from ruamel.yaml import YAML
 
 from benchmarks import dvc_overhead, load, trainers
 from benchmarks.ask import report
+from benchmarks.damage import ask_about_copies, picture
 from benchmarks.train_step import operations_per_image, tensor_bytes
 from benchmarks.trainers import BEGIN, EPOCH, Training, table
+from detector import Detector
 from detector.errors import UserError
 from stages.train.network import make_network
 from tests.conftest import ROOT, TINY
+from tests.serving import make_model
 
 OURS = "epoch 2/8: loss 0.4127; validation: loss 0.3021, accuracy 91.30%, AUROC 0.9712; 402 images/s"
 OTHERS = "epoch 2/8: validation: accuracy 90.00%; 201 images/s"
@@ -131,3 +136,14 @@ def test_what_dvc_adds_is_measured_against_all_that_it_runs() -> None:
     stages = list(YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"])
     assert stages == dvc_overhead.SCRIPTS
     assert stages[stages.index("train") :] == dvc_overhead.RUN
+
+
+def test_flipped_bits_are_told_apart_by_who_notices(tmp_path: Path) -> None:
+    detector = Detector.load(make_model(tmp_path / "model"))
+    found = {}
+    for form in ("PNG", "BMP"):
+        file = io.BytesIO()
+        picture().resize((64, 48)).save(file, form)
+        found[form] = ask_about_copies(detector, file.getvalue(), 20, seed=0)
+    assert found["PNG"] == (20, 0, [])
+    assert len(found["BMP"][2]) > 15, "a BMP has no checksum"

@@ -3,7 +3,9 @@
 import csv
 import io
 import json
+import os
 import shutil
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -331,6 +333,15 @@ def test_a_large_jpeg_is_seen_as_its_pixels_are(rgb: np.ndarray, weighing: Detec
     assert quick.notes[0].startswith("2050x1537")
 
 
+def float_tiff() -> bytes:
+    """A TIFF of one pixel with 32 bits floating point for red, green and blue."""
+    entries = [(256, 3, 1, 1), (257, 3, 1, 1), (258, 3, 3, 134), (259, 3, 1, 1), (262, 3, 1, 2), (273, 4, 1, 146)]
+    entries += [(277, 3, 1, 3), (278, 3, 1, 1), (279, 4, 1, 12), (339, 3, 3, 140)]
+    table = b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    data = b"II*\0" + struct.pack("<IH", 8, len(entries)) + table + bytes(4)
+    return data + struct.pack("<6H3f", 32, 32, 32, 3, 3, 3, 0.1, 0.2, 0.3)
+
+
 def unreadable(jpeg: bytes) -> dict[str, tuple[bytes, str]]:
     """File name: content, what is said of it."""
     image = Image.fromarray(decode(jpeg))
@@ -345,6 +356,9 @@ def unreadable(jpeg: bytes) -> dict[str, tuple[bytes, str]]:
         )
     }
     return cut | {
+        "cut.avif": (encoded(image, "AVIF")[:300], "broken picture, or AVIF of a kind that is not read"),
+        "cut within.avif": (encoded(image, "AVIF")[:-10], "broken picture"),
+        "floats.tiff": (float_tiff(), "broken picture, or TIFF of a kind that is not read, such as 32 bits a colour"),
         "bomb.png": (png_by_hand(30_000, 30_000, 8, b""), "more than 100 megapixels"),
         "cut.jpg": (jpeg[:-40], "broken picture"),
         "empty.png": (b"", "the file is empty"),
@@ -364,6 +378,8 @@ def test_python_is_told_which_picture_cannot_be_read_and_why(jpegs: list[bytes],
         assert "\n" not in str(told.value)
     with pytest.raises(UserError, match=r"^gone\.jpg: No such file"):
         weighing.predict(["gone.jpg"])
+    with pytest.raises(UserError, match=r"an address, no file: fetch it first, as in `curl"):
+        weighing.predict(["https://example.org/photo.jpg"])
     with pytest.raises(UserError, match=r"uint8 \(height, width, 3\), this one is float64 \(32, 32, 3\)"):
         weighing.predict([np.zeros((32, 32, 3))])
     one: list[Any] = ["photo.jpg", jpegs[0], Path("photo.jpg"), Image.new("RGB", (32, 32)), decode(jpegs[0])]
@@ -421,7 +437,7 @@ def album(jpegs: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     for name in ("b.jpg", "a/z.JPG", "a/deep/er/c.jpeg", ".hidden.jpg", ".thumbnails/t.jpg", "a/readme.txt"):
         path = tmp_path / "album" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(jpegs[0])
+        path.write_bytes(b"no picture" if name.endswith(".txt") else jpegs[0])
     Image.new("RGBA", (640, 320), (200, 0, 0, 100)).save("album/drawing.png")
     Image.new("L", (32, 32)).save("album/grey, old.tiff")
     return Path("album")
@@ -450,7 +466,44 @@ def test_a_folder_gives_a_row_a_picture(album: Path, folder: Path, capsys: pytes
     assert all(row[header.index("verdict") :].split()[0] in ("FAKE", "REAL", "UNSURE") for row in rows)
     assert all("%" in row for row in rows)
     assert "transparency put on white; 640x320 made 32x32, proportions not kept; 20 times smaller" in rows[3]
-    assert err.splitlines() == [f"{folder}: tiny, 97.64 % right on validation", LIMIT]
+    other = "passed over: 1 file that is no picture (.txt)"
+    assert err.splitlines() == [f"{folder}: tiny, 97.64 % right on validation", other, LIMIT]
+
+
+def test_files_of_a_folder_are_told_by_their_content_or_counted(
+    jpegs: list[bytes], tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    elsewhere, album = tmp_path / "elsewhere", tmp_path / "album"
+    (elsewhere / "deep").mkdir(parents=True)
+    album.mkdir()
+    image = Image.fromarray(decode(jpegs[0]))
+    for number, form in enumerate(("PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")):
+        (album / f"{number}.{'part' if number % 2 else 'jxl'}").write_bytes(encoded(image, form))
+    (album / "IMG_0001").write_bytes(jpegs[0])
+    (elsewhere / "deep/f.jpg").write_bytes(jpegs[1])
+    (album / "2024").symlink_to(elsewhere)
+    (elsewhere / "back").symlink_to(album)  # a loop
+    (album / "again").symlink_to(elsewhere)
+    for name in ("notes.txt", "more.txt", "layers.psd", "README"):
+        (album / name).write_bytes(b"8BPS or text")
+    (album / "gone").symlink_to("nowhere")
+    os.mkfifo(album / "pipe")
+
+    status, out, err = ask(capsys, folder, str(album), "--json")
+    assert status == 0
+    names = [str(Path(row["file"]).relative_to(album)) for row in json.loads(out)]
+    assert names == ["0.jxl", "1.part", "2.jxl", "2024/deep/f.jpg", "3.part", "4.jxl", "5.part", "IMG_0001"]
+    assert err.splitlines()[1:] == ["passed over: 6 files that are no pictures (no suffix, .txt, .psd)"]
+
+
+@pytest.mark.parametrize("name", ["a\nb.jpg", "a\rb.jpg", 'a,"b\r\n.jpg'])
+def test_a_name_with_a_line_break_is_one_row(
+    name: str, jpegs: list[bytes], tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).write_bytes(jpegs[0])
+    status, out, _ = ask(capsys, folder, str(tmp_path), "--csv")
+    (row,) = csv.DictReader(io.StringIO(out, newline=""))
+    assert (status, row["file"]) == (0, str(tmp_path / name))
 
 
 def test_json_and_csv_say_what_python_is_told(album: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -460,7 +513,7 @@ def test_json_and_csv_say_what_python_is_told(album: Path, folder: Path, capsys:
     assert json.loads(out) == [
         {"file": file, **vars(answer), "error": None} for file, answer in zip(FOUND, answers, strict=True)
     ]
-    assert len(err.splitlines()) == 1
+    assert len(err.splitlines()) == 2
 
     status, out, err = ask(capsys, folder, str(album), "--csv")
     assert status == 0
@@ -475,7 +528,7 @@ def test_json_and_csv_say_what_python_is_told(album: Path, folder: Path, capsys:
         }
         for file, answer in zip(FOUND, answers, strict=True)
     ]
-    assert len(err.splitlines()) == 1
+    assert len(err.splitlines()) == 2
 
 
 def test_what_cannot_be_read_does_not_stop_the_rest(
@@ -559,6 +612,11 @@ def test_standard_input_is_one_picture(
 def test_a_missing_model_is_told_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no model\.onnx.*dvc pull models/resnet18.*dvc repro export"):
         main(["photo.jpg", "--model", str(tmp_path)])
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file is a file: a model is the folder"):
+        Detector.load(tmp_path / "file")
+    with pytest.raises(UserError, match=r"there is no folder /.*/nowhere/resnet18\).*dvc pull models/resnet18"):
+        Detector.load("nowhere/resnet18")
 
 
 def refuse(folder: Path) -> str:

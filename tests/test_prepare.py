@@ -385,6 +385,7 @@ BAD = "train/REAL/0002 (5).jpg"
     [
         pytest.param(BAD, jpeg(1)[:-150], (BAD, "broken"), id="truncated"),
         pytest.param(BAD, jpeg(1)[:100], (BAD, "broken"), id="truncated in its header"),
+        pytest.param(BAD, jpeg(1)[:-2] + bytes(9) + jpeg(1)[-2:], (BAD, "damaged file"), id="libjpeg warns"),
         pytest.param(BAD, b"", (BAD, "not a picture"), id="an empty file"),
         pytest.param(BAD, encoded(picture(1, (33, 32))), (BAD, "33x32", "32x32"), id="33x32"),
         pytest.param(BAD, encoded(picture(1, mode="L")), (BAD, "grey", "RGB"), id="grey"),

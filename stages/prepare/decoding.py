@@ -255,7 +255,12 @@ def decode_strictly(data: bytes, size: int, traits: FileTraits) -> np.ndarray:
     """Return the pixels of an image. Raises UserError unless it is a whole RGB JPEG of size x size."""
     if traits.format != "JPEG" or traits.chroma not in ("4:4:4", "4:2:2", "4:2:0", "other"):
         raise UserError(f"{traits.format} image" + (f", {traits.chroma}" if traits.format == "JPEG" else ""))
-    pixels = decode(data)
+    if "icc" in traits.metadata:
+        raise UserError("an image with a colour profile")
+    notes: list[str] = []
+    pixels = decode(data, notes)
+    if notes:
+        raise UserError(notes[0])
     if pixels.shape != (size, size, 3):
         raise UserError(f"{pixels.shape[1]}x{pixels.shape[0]} image")
     return pixels
