@@ -31,11 +31,8 @@ def run(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         _say("interrupted; earlier outputs are untouched")
         sys.exit(128 + signal.SIGINT)
-    except UserError as error:
-        _say(str(error))
-        sys.exit(1)
     except Exception as error:
-        line = _machine_limit(error)
+        line = one_line(error)
         if line is None:
             raise
         _say(line)
@@ -55,9 +52,11 @@ def is_out_of_memory(error: Exception) -> bool:
     return any(words in str(error) for words in OUT_OF_MEMORY)
 
 
-def _machine_limit(error: Exception) -> str | None:
-    """One line for what the machine refused (memory, disk), None for anything else."""
+def one_line(error: Exception) -> str | None:
+    """Return the line for a UserError, and for what the machine refused (memory, disk); None for anything else."""
     text = str(error)
+    if isinstance(error, UserError):
+        return text
     if is_out_of_memory(error):
         return "out of memory: free some and try again; for training, lower models.<name>.batch_size in params.yaml"
     no_space = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -1,4 +1,4 @@
-"""One GPU for each run, or, without a GPU, cores of its own.
+"""GPUs for each run, one or as many as it has processes, or, without a GPU, cores of its own.
 
 DVC has no notion of GPUs: all workers of `dvc queue` inherit one environment, and their runs would all use the first
 GPU. Runs that share cores are as bad: threads of one run wait, spinning, for threads that the other run keeps from
@@ -19,34 +19,43 @@ import time
 from pathlib import Path
 
 from detector.cores import thread_count, usable_cores
+from detector.errors import UserError
 
 POLL_SECONDS = 0.5
 _held: list[int] = []  # open lock files
 
 
 @functools.cache  # a process that has a device keeps it
-def claim() -> str | None:
-    """Take one GPU or, without a GPU, cores for the rest of this process; wait while they are taken.
+def claim(processes: int = 1) -> str | None:
+    """Take one GPU for each process of a run or, without a GPU, cores for the rest of this process; wait while they are
+    taken, holding none.
 
     It must be called before CUDA starts. Candidates are the GPUs (or MIG slices) that `CUDA_VISIBLE_DEVICES` names, or
-    all that `nvidia-smi` lists. The GPU that is taken becomes the only one in `CUDA_VISIBLE_DEVICES`. Without a GPU,
-    `OMP_NUM_THREADS` says how many cores are taken; without that variable, all of them. Each GPU and each core is a
-    file in `$DVC_ROOT/.dvc/tmp/device/`, locked while it is taken. The kernel unlocks it when the process ends, however
-    it ends. Returns the GPU's id, or None without a GPU.
+    all that `nvidia-smi` lists. Those that are taken become the only ones in `CUDA_VISIBLE_DEVICES`. Without a GPU,
+    `OMP_NUM_THREADS` says how many cores are taken, one for each process at least; without that variable, all of them.
+    Each GPU and each core is a file in `$DVC_ROOT/.dvc/tmp/device/`, locked while it is taken. The kernel unlocks it
+    when the process ends, however it ends. Returns the GPUs' ids with commas between them, or None without a GPU.
+    Raises UserError where there are fewer GPUs than processes.
     """
     gpus = gpu_candidates()
     if not gpus:
         usable = usable_cores()
         # torch's own choice leaves out hyperthreads, but work on hyperthreads slows this run too
-        wanted = min(len(usable), thread_count())
+        wanted = min(len(usable), max(processes, thread_count()))
         message = f"other runs have the processor: waiting for {wanted} of its cores; fewer with OMP_NUM_THREADS=1"
         _take({str(core): f"core-{core}.lock" for core in usable}, wanted, message)
         return None
-    (name,) = _take(gpus, 1, f"all GPUs are taken ({', '.join(gpus)}): waiting for one")
+    if processes > len(gpus):
+        raise UserError(
+            f"train.processes is {processes} in params.yaml, but this run may use {len(gpus)} of the GPUs here "
+            f"({', '.join(gpus)}): lower it, or name more in CUDA_VISIBLE_DEVICES"
+        )
+    are_taken, some = ("all GPUs are", "one") if processes == 1 else ("too many GPUs are", f"{processes} of them")
+    taken = _take(gpus, processes, f"{are_taken} taken ({', '.join(gpus)}): waiting for {some}")
     os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # count them as nvidia-smi does
-    os.environ["CUDA_VISIBLE_DEVICES"] = name
-    print(f"this run has GPU {name}", flush=True)
-    return name
+    os.environ["CUDA_VISIBLE_DEVICES"] = names = ",".join(taken)
+    print(f"this run has GPU {names}", flush=True)
+    return names
 
 
 def _take(locks: dict[str, str], number: int, message: str) -> list[str]:

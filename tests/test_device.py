@@ -21,7 +21,8 @@ SLICED = (
     "GPU 1: Pretended (UUID: GPU-bbbb-1)"
 )
 RUN = (
-    "import os, sys, time; from stages import device; device.claim();"
+    "import os, sys, time; from detector import errors; from stages import device;"
+    "errors.run(lambda: device.claim({processes}));"
     "print('sees', os.environ.get('CUDA_VISIBLE_DEVICES'), flush=True); {then}"
 )
 
@@ -42,12 +43,15 @@ class Machine:
         program.chmod(0o755)
         self.environment["PATH"] = f"{program.parent}{os.pathsep}{os.environ['PATH']}"
 
-    def start(self, visible: str | None = None, then: str = "time.sleep(60)") -> subprocess.Popen[str]:
+    def start(
+        self, visible: str | None = None, then: str = "time.sleep(60)", processes: int = 1
+    ) -> subprocess.Popen[str]:
         environment = dict(self.environment)
         if visible is not None:
             environment["CUDA_VISIBLE_DEVICES"] = visible
-        program = [sys.executable, "-c", RUN.format(then=then)]
-        run = subprocess.Popen(program, env=environment, stdout=subprocess.PIPE, text=True)
+        program = [sys.executable, "-c", RUN.format(then=then, processes=processes)]
+        pipe = subprocess.PIPE
+        run = subprocess.Popen(program, env=environment, stdout=pipe, stderr=pipe, text=True)
         self.runs.append(run)
         return run
 
@@ -82,6 +86,23 @@ def test_runs_at_once_get_different_gpus_and_a_third_waits_for_one(machine: Mach
 
     second.send_signal(signal.SIGKILL)
     assert [line(third), line(third)] == ["this run has GPU 1", "sees 1"]
+
+
+def test_a_run_of_several_processes_gets_a_gpu_for_each_or_waits_holding_none(machine: Machine) -> None:
+    machine.gpus(TWO)
+    small = machine.start()
+    assert [line(small), line(small)] == ["this run has GPU 0", "sees 0"]
+    large = machine.start(processes=2)
+    assert line(large) == "too many GPUs are taken (0, 1): waiting for 2 of them"
+    assert "sees 1" in machine.says()
+    small.kill()
+    assert [line(large), line(large)] == ["this run has GPU 0,1", "sees 0,1"]
+
+    refused = machine.start(processes=3)
+    _, errors = refused.communicate(timeout=20)
+    assert refused.returncode == 1
+    (told,) = errors.splitlines()
+    assert told.startswith("error: train.processes is 3 in params.yaml, but this run may use 2 of the GPUs here (0, 1)")
 
 
 def test_a_child_that_outlives_a_killed_run_does_not_keep_its_gpu(machine: Machine) -> None:
@@ -156,6 +177,8 @@ def test_without_gpus_a_run_takes_the_cores_it_computes_with(machine: Machine, t
     side_by_side = [machine.start() for _ in range(cores)]
     assert [line(run) for run in side_by_side] == ["sees None"] * cores
     assert line(machine.start()).startswith("other runs have the processor: waiting for 1 of its cores;")
+    several = machine.start(processes=2)
+    assert line(several).startswith(f"other runs have the processor: waiting for {cores} of its cores;")
 
 
 def test_without_gpus_the_reason_is_told(machine: Machine) -> None:

@@ -183,6 +183,8 @@ def test_any_other_timm_network_is_one_more_entry(project: Project, train_here: 
             {"train__auxiliary_loss": -0.3},
             "train.auxiliary_loss is -0.3 in params.yaml: a weight such as 0.3; 0 for",
         ),
+        ({"train__processes": 0}, "train.processes is 0 in params.yaml: a number of processes, 1 or more"),
+        ({"train__processes": 7}, "batch_size is 120 in params.yaml, which 7 processes (train.processes) cannot share"),
         ({"models__tiny__learning_rate": 1e30, "train__gradient_clip": 0}, "the loss is not finite"),
     ],
 )

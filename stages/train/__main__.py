@@ -5,6 +5,7 @@
     python -m stages.train              the same without DVC
 
 A run that was killed resumes after its last finished epoch when it is started again, and ends with the same bytes.
+With `train.processes` above 1 each process calls `train_together`, and the first of them writes what is written.
 """
 
 import json
@@ -23,8 +24,8 @@ from detector.labels import CLASSES, FAKE, probability
 from detector.record import ModelRecord
 from stages import keep_freed_memory
 from stages.data import channel_statistics, load_split
-from stages.device import claim, device_name, peak_memory_mb
-from stages.model import predict_logits, save_model, scale_of_bytes, standardize
+from stages.device import device_name, peak_memory_mb
+from stages.model import save_model, scale_of_bytes, standardize
 from stages.params import load_params, model_entry, weights_path
 from stages.train.augment import batches, reader
 from stages.train.average import WeightAverage
@@ -39,6 +40,7 @@ from stages.train.network import (
 )
 from stages.train.optimizer import learning_rate, make_optimizer
 from stages.train.options import check_options
+from stages.train.processes import Group, run_in_processes
 from stages.train.step import train_step
 
 CROP = 0.75  # side of the crops in the first epochs, as a share of the image's
@@ -46,11 +48,16 @@ CROP = 0.75  # side of the crops in the first epochs, as a share of the image's
 
 def main() -> None:
     params = load_params()
+    check_options(params["train"], model_entry(params))
+    run_in_processes(train_together, params["train"]["processes"])
+
+
+def train_together(group: Group) -> None:
+    """Train in one of the processes of the group."""
+    params = load_params()
     seed, options, spec = params["seed"], params["train"], model_entry(params)
-    check_options(options, spec)
 
     keep_freed_memory()
-    claim()
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -60,7 +67,9 @@ def main() -> None:
     data = [train.info["digest"], val.info["digest"]]
     versions = [torch.__version__, timm.__version__, device_name(), precision]
     weights = weights_path(spec["pretrained"])
-    checkpoint = Checkpoint(digest_of(*loaded_code(), spec, options, seed, data, versions, weights))
+    key = digest_of(*loaded_code(), spec, options, seed, data, versions, weights)
+    group.check_equal(key, "the processes differ in code, parameters, data, versions or device: make all alike")
+    checkpoint = Checkpoint(key) if group.rank == 0 else None
 
     torch.manual_seed(seed)
     side = train.images.shape[1]
@@ -71,42 +80,45 @@ def main() -> None:
     optimizer = make_optimizer(network, spec, precision)
     average = WeightAverage(network)
     evaluated = average.module if spec["ema_decay"] else network  # what is validated and saved
+    trained = group.parallel(network, side, device)
 
     center, scale = scale_of_bytes(mean, std, device)
     read = reader(train.images, device)
     targets = torch.from_numpy(np.stack([train.labels == FAKE, train.object_class], axis=1).astype(np.int64)).to(device)
-    batch_size = min(spec["batch_size"], len(train))
+    batch_size = min(spec["batch_size"], len(train) // group.size * group.size)  # of all processes together
     steps_per_epoch, epochs = len(train) // batch_size, spec["epochs"]
     history: History = []
     best: dict[str, torch.Tensor] = {}  # weights of the best of them
 
-    if saved := checkpoint.restore(device):
+    if saved := group.from_first(checkpoint and checkpoint.restore()):
         tensors, history = saved
         network.load_state_dict(tensors["network"])
         average.module.load_state_dict(tensors["average"])
         restore_optimizer(optimizer, tensors["optimizer"])
         best = tensors["best"]
-        print(f"resuming after epoch {len(history)} of {epochs}, from {checkpoint.folder}", flush=True)
+        if checkpoint:
+            print(f"resuming after epoch {len(history)} of {epochs}, from {checkpoint.folder}", flush=True)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     print(f"{params['model']}: {parameters:,} parameters, {device_name()}, {precision}", flush=True)
     # fp32: the weights, their average, the best of it and two moments of the optimizer, while the last one is there too
     check_space(checkpoint.folder, 2 * 5 * 4 * parameters, "training")
 
     done, total = (count * steps_per_epoch * batch_size for count in (len(history), epochs))
-    bar = tqdm(total=total, initial=done, unit=" images", unit_scale=True, disable=None)
+    bar = tqdm(total=total, initial=done, unit=" images", unit_scale=True, disable=True if group.rank else None)
     for epoch in range(len(history), epochs):
         # each epoch has random numbers of its own, so that a resumed run meets those of the undisturbed one
         torch.manual_seed(seed * 100_003 + epoch)
         generator = torch.Generator(device).manual_seed(seed * 100_003 + epoch)
         started = time.perf_counter()
-        network.train()
+        trained.train()
         loss_sum = torch.zeros((), device=device)
         correct = torch.zeros((), device=device)
         cropped = crop if epoch < spec["crop_epochs"] * epochs else None
-        epoch_batches = batches(read, targets, side, batch_size, options["augment"], generator, cropped)
+        process = group.rank, group.size
+        epoch_batches = batches(read, targets, side, batch_size, options["augment"], generator, cropped, process)
         for step, (x, y) in enumerate(epoch_batches, start=1):
             rate = learning_rate(spec, options["warmup"], epoch * steps_per_epoch + step, epochs * steps_per_epoch)
-            loss, logits = train_step(network, optimizer, standardize(x, center, scale), y, rate, options, precision)
+            loss, logits = train_step(trained, optimizer, standardize(x, center, scale), y, rate, options, precision)
             if spec["ema_decay"]:
                 average.update(spec["ema_decay"] if epoch or step > 1 else 0)
             loss_sum += loss
@@ -114,30 +126,33 @@ def main() -> None:
             # reading a number waits for the device, so it is done now and then
             if step % 20 == 0 or step == steps_per_epoch:
                 check_finite(loss_sum, epoch)
-                accuracy = correct.item() / (step * batch_size)
+                accuracy = correct.item() / (step * len(y))
                 bar.set_postfix(loss=f"{loss_sum.item() / step:.3f}", accuracy=f"{accuracy:.2%}")
                 bar.update((epoch * steps_per_epoch + step) * batch_size - bar.n)
-        trained = time.perf_counter()
-        validation = validation_metrics(predict_logits(evaluated, val.images, mean, std), val)
+        group.add_up(loss_sum, correct)
+        group.share_statistics(network, average.module)
+        seconds = time.perf_counter() - started
+        validation = validation_metrics(group.predict_logits(evaluated, val.images, mean, std), val)
 
         result = {
-            "train/loss": loss_sum.item() / steps_per_epoch,
+            "train/loss": loss_sum.item() / (steps_per_epoch * group.size),
             "train/accuracy": correct.item() / (steps_per_epoch * batch_size),
             **{f"val/{name}": value for name, value in validation.items()},
             "learning_rate": rate,
-            "images_per_second": steps_per_epoch * batch_size / (trained - started),
+            "images_per_second": steps_per_epoch * batch_size / seconds,
             "seconds": time.perf_counter() - started,
         }
         history.append(result)
         if best_epoch(history) == len(history):
             best = {name: tensor.detach().clone() for name, tensor in evaluated.state_dict().items()}
-        tensors = {
-            "network": network.state_dict(),
-            "average": average.module.state_dict(),
-            "optimizer": optimizer_tensors(optimizer),
-            "best": best,
-        }
-        checkpoint.save(tensors, history)
+        if checkpoint:
+            tensors = {
+                "network": network.state_dict(),
+                "average": average.module.state_dict(),
+                "optimizer": optimizer_tensors(optimizer),
+                "best": best,
+            }
+            checkpoint.save(tensors, history)
         bar.write(
             f"epoch {len(history)}/{epochs}: loss {result['train/loss']:.4f}; "
             f"validation: loss {result['val/loss']:.4f}, accuracy {result['val/accuracy']:.2%}, "
@@ -149,8 +164,10 @@ def main() -> None:
     keep_first_output(evaluated)
     margin = 0.0
     if options["flip_tta"]:
-        margin = float(np.quantile(np.abs(predict_logits(evaluated, val.images, mean, std)), options["flip_tta"]))
-    val_logits, is_fake = predict_logits(evaluated, val.images, mean, std, margin), val.labels == FAKE
+        margin = float(np.quantile(np.abs(group.predict_logits(evaluated, val.images, mean, std)), options["flip_tta"]))
+    val_logits, is_fake = group.predict_logits(evaluated, val.images, mean, std, margin), val.labels == FAKE
+    if checkpoint is None:
+        return
     temperature = fit_temperature(val_logits, is_fake)
     p_fake = probability(val_logits, temperature)
     record = ModelRecord.make(

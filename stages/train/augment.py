@@ -2,6 +2,10 @@
 
 No step handles one image at a time: flips and translations are other indices to gather from. How images are corrupted
 stands in corruption.py.
+
+Where several processes train together, random numbers are drawn for the whole batch in each of them, and each makes the
+images that it has of it: number `rank` and every `size`-th from there on. So the batch does not depend on how many
+processes there are, and each has its part of the corrupted images, which come first.
 """
 
 from collections import deque
@@ -65,18 +69,26 @@ def batches(
     augment: dict[str, Any],
     generator: torch.Generator | None,
     crop: int | None = None,
+    process: tuple[int, int] = (0, 1),
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield one epoch in random order: uint8 (B, size, size, 3) and targets (B, ...), on the device of all `targets`.
 
     With `crop` all images of a batch get the same crop of `crop` x `crop` pixels. Images left over after the last full
-    batch wait for the next epoch.
+    batch wait for the next epoch. `process`: the number of this one, and how many share each batch of `batch_size`.
     """
     device = targets.device
-    augmented = augmentation(size, batch_size, augment, generator, device, crop)
+    augmented = augmentation(size, batch_size, augment, generator, device, crop, process)
     order = torch.randperm(len(targets), generator=generator, device=device)
     chosen_rows = order[: len(order) // batch_size * batch_size].view(-1, batch_size)
+    chosen_rows = chosen_rows[:, rows_of(process, 0, batch_size)]
     for chosen, pixels in zip(chosen_rows, read(iter(chosen_rows.cpu().numpy())), strict=True):
         yield augmented(pixels), targets[chosen]
+
+
+def rows_of(process: tuple[int, int], start: int, stop: int) -> slice:
+    """Return which of the images `start` to `stop` of a batch a process has, counted from `start`."""
+    rank, size = process
+    return slice((rank - start) % size, stop - start, size)
 
 
 def augmentation(
@@ -86,32 +98,43 @@ def augmentation(
     generator: torch.Generator | None,
     device: torch.device,
     crop: int | None,
+    process: tuple[int, int] = (0, 1),
 ) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Return what augments a batch: pixels, int32 (B, size, size) as `pack_pixels` makes them -> uint8 (B, S, S, 3).
+    """Return what augments a batch: pixels, int32 (B, size, size) as `pack_pixels` makes them -> uint8 (B, S, S, 3), B
+    the images that this process has of `batch_size`.
 
     The share `augment["corruption"]` of each batch is corrupted, an equal part of it in each way. No number is read
     back from the device: a GPU would have to wait. Without a generator, torch's own random numbers are taken.
     """
     translate = augment["translate"]
-    within = torch.arange(batch_size, device=device)[:, None, None]
+    mine = rows_of(process, 0, batch_size)
+    count = len(range(batch_size)[mine])
+    within = torch.arange(count, device=device)[:, None, None]
     place = torch.arange(size, device=device)
     cropped = torch.arange(crop or size, device=device)
     corruptions = corruptions_for(size, device) if augment["corruption"] else []
-    corrupted = len(corruptions) * round(augment["corruption"] * batch_size / max(1, len(corruptions)))
+    each = round(augment["corruption"] * batch_size / max(1, len(corruptions)))
+    shares = [rows_of(process, kind * each, (kind + 1) * each) for kind in range(len(corruptions))]
+    counts = [len(range(each)[share]) for share in shares]
+    corrupted = sum(counts)  # of the images that this process has
 
     def augmented(pixels: torch.Tensor) -> torch.Tensor:
         offsets = torch.randint(-translate, translate + 1, (2, batch_size, 1), generator=generator, device=device)
-        rows, columns = (size - 1) - ((size - 1) - (place + offsets).abs()).abs()  # reflected at both ends
+        places = place + offsets[:, mine]
+        rows, columns = (size - 1) - ((size - 1) - places.abs()).abs()  # reflected at both ends
         if augment["flip"]:
-            flip = torch.rand(batch_size, 1, generator=generator, device=device) < 0.5
+            flip = torch.rand(batch_size, 1, generator=generator, device=device)[mine] < 0.5
             columns = torch.where(flip, columns.flip(1), columns)
         positions = (within * size + rows[:, :, None]) * size + columns[:, None, :]
         gathered = pixels.view(-1).index_select(0, positions.view(-1)).view(torch.uint8)
-        images = gathered.view(batch_size, size, size, 4)[..., :3]
-        if corrupted:
+        images = gathered.view(count, size, size, 4)[..., :3]
+        if each:
             # the order is random: the first images of a batch are as random as any
-            parts = images[:corrupted].permute(0, 3, 1, 2).float().tensor_split(len(corruptions))
-            changed = [corrupt(part, generator) for corrupt, part in zip(corruptions, parts, strict=True)]
+            parts = images[:corrupted].permute(0, 3, 1, 2).float().split(counts)
+            changed = [
+                corrupt(part, generator, (each, share))
+                for corrupt, part, share in zip(corruptions, parts, shares, strict=True)
+            ]
             images[:corrupted] = torch.cat(changed).round_().clamp_(0, 255).byte().permute(0, 2, 3, 1)
         if crop:
             top, left = torch.randint(size - crop + 1, (2,), device=device)

@@ -60,11 +60,11 @@ class Checkpoint:
             flat = {f"{group}.{name}": t.contiguous() for group, part in tensors.items() for name, t in part.items()}
             save_file(flat, new, metadata={"history": json.dumps(history)})
 
-    def restore(self, device: torch.device) -> tuple[dict[str, Tensors], History] | None:
-        """Return what was saved last, None where there is nothing."""
+    def restore(self) -> tuple[dict[str, Tensors], History] | None:
+        """Return what was saved last, in the computer's memory; None where there is nothing."""
         tensors: dict[str, Tensors] = {}
         try:
-            with safe_open(self.folder / "checkpoint.safetensors", framework="pt", device=str(device)) as file:
+            with safe_open(self.folder / "checkpoint.safetensors", framework="pt") as file:
                 for key in file.keys():  # noqa: SIM118 (not a dict)
                     group, name = key.split(".", 1)
                     tensors.setdefault(group, {})[name] = file.get_tensor(key)

@@ -37,13 +37,15 @@ TO_YCC = torch.tensor([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5,
 FROM_YCC = torch.linalg.inv(TO_YCC)
 
 
-Corruption = Callable[[torch.Tensor, torch.Generator | None], torch.Tensor]
+Share = tuple[int, slice]  # how many images there are in all processes, and which of them this one has
+Corruption = Callable[..., torch.Tensor]
 
 
 def corruptions_for(size: int, device: torch.device) -> list[Corruption]:
     """Return the ways in which images lose quality on the web, each float32 (N, 3, size, size), 0 to 255, to the same.
 
-    Raises UserError for an odd size.
+    Each takes the images, a generator or None, and a share where several processes have the images: random numbers are
+    drawn for all of them, and those of the share are used. Raises UserError for an odd size.
     """
     if size % 2:
         raise UserError(
@@ -58,30 +60,42 @@ def corruptions_for(size: int, device: torch.device) -> list[Corruption]:
     cosines, to_ycc, from_ycc = (matrix.to(device) for matrix in (cosine_transform(), TO_YCC, FROM_YCC))
     tables = torch.tensor([LUMA, CHROMA, CHROMA], device=device).view(3, 1, 8, 1, 8)
 
-    def noise(x: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
-        sd = uniform(*NOISE, x, generator).view(-1, 1, 1, 1)
-        return x + 255 * sd * torch.randn(x.shape, generator=generator, device=x.device)
+    def noise(x: torch.Tensor, generator: torch.Generator | None, share: Share | None = None) -> torch.Tensor:
+        sd = uniform(*NOISE, x, generator, share).view(-1, 1, 1, 1)
+        count, mine = share or all_of(x)
+        return x + 255 * sd * torch.randn((count, *x.shape[1:]), generator=generator, device=x.device)[mine]
 
-    def blur(x: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
-        return along_both_sides(x, pick(blurs, x, generator))
+    def blur(x: torch.Tensor, generator: torch.Generator | None, share: Share | None = None) -> torch.Tensor:
+        return along_both_sides(x, pick(blurs, x, generator, share))
 
-    def rescale(x: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
-        return along_both_sides(x, pick(rescales, x, generator))
+    def rescale(x: torch.Tensor, generator: torch.Generator | None, share: Share | None = None) -> torch.Tensor:
+        return along_both_sides(x, pick(rescales, x, generator, share))
 
-    def jpeg(x: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
-        return jpeg_roundtrip(x, uniform(*JPEG, x, generator).round(), cosines, tables, to_ycc, from_ycc)
+    def jpeg(x: torch.Tensor, generator: torch.Generator | None, share: Share | None = None) -> torch.Tensor:
+        return jpeg_roundtrip(x, uniform(*JPEG, x, generator, share).round(), cosines, tables, to_ycc, from_ycc)
 
     return [noise, blur, jpeg, rescale]
 
 
-def uniform(low: float, high: float, x: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+def all_of(x: torch.Tensor) -> Share:
+    """Return the share of one process alone."""
+    return len(x), slice(None)
+
+
+def uniform(
+    low: float, high: float, x: torch.Tensor, generator: torch.Generator | None, share: Share | None
+) -> torch.Tensor:
     """Return a random number for each image of x."""
-    return low + (high - low) * torch.rand(len(x), generator=generator, device=x.device)
+    count, mine = share or all_of(x)
+    return low + (high - low) * torch.rand(count, generator=generator, device=x.device)[mine]
 
 
-def pick(matrices: torch.Tensor, x: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+def pick(
+    matrices: torch.Tensor, x: torch.Tensor, generator: torch.Generator | None, share: Share | None
+) -> torch.Tensor:
     """Return one of the matrices for each image of x."""
-    return matrices[torch.randint(len(matrices), (len(x),), generator=generator, device=x.device)]
+    count, mine = share or all_of(x)
+    return matrices[torch.randint(len(matrices), (count,), generator=generator, device=x.device)[mine]]
 
 
 def along_both_sides(x: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:

@@ -21,6 +21,14 @@ def check_options(options: dict[str, Any], spec: dict[str, Any]) -> None:
     size = spec["input_size"]
     if size is not None and (isinstance(size, bool) or not isinstance(size, int) or not 8 <= size <= 4096):
         raise UserError(f"input_size is {size!r} in params.yaml: a number of pixels, 8 to 4096, or null")
+    processes, batch_size = options["processes"], spec["batch_size"]
+    if isinstance(processes, bool) or not isinstance(processes, int) or processes < 1:
+        raise UserError(f"train.processes is {processes!r} in params.yaml: a number of processes, 1 or more")
+    if batch_size % processes:
+        raise UserError(
+            f"batch_size is {batch_size} in params.yaml, which {processes} processes (train.processes) cannot share "
+            f"evenly: a multiple of {processes}"
+        )
     weight = options["auxiliary_loss"]
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
         raise UserError(f"train.auxiliary_loss is {weight!r} in params.yaml: a weight such as 0.3; 0 for none")
