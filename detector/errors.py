@@ -76,7 +76,7 @@ def one_line(error: Exception) -> str | None:
 
 def excepthook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """For `sys.excepthook`: what `run` says of the machine's limits, while a program's modules are still imported."""
-    line = _machine_limit(error) if isinstance(error, Exception) else None
+    line = one_line(error) if isinstance(error, Exception) else None
     if line is None:
         sys.__excepthook__(kind, error, trace)
     else:

@@ -100,8 +100,9 @@ def train_together(group: Group) -> None:
             print(f"resuming after epoch {len(history)} of {epochs}, from {checkpoint.folder}", flush=True)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     print(f"{params['model']}: {parameters:,} parameters, {device_name()}, {precision}", flush=True)
-    # fp32: the weights, their average, the best of it and two moments of the optimizer, while the last one is there too
-    check_space(checkpoint.folder, 2 * 5 * 4 * parameters, "training")
+    if checkpoint:
+        # fp32: the weights, their average, the best of it and two moments of the optimizer, beside the one before
+        check_space(checkpoint.folder, 2 * 5 * 4 * parameters, "training")
 
     done, total = (count * steps_per_epoch * batch_size for count in (len(history), epochs))
     bar = tqdm(total=total, initial=done, unit=" images", unit_scale=True, disable=True if group.rank else None)
