@@ -445,7 +445,7 @@ def start(models: Path | str, **settings: Any) -> tuple[int, str]:
 def test_what_keeps_it_from_starting_is_told_in_one_line(server: Server, model: Path, tmp_path: Path) -> None:
     taken = server.port
     cases: list[tuple[Path | str, dict[str, Any], str]] = [
-        (tmp_path, {}, r"no model\.onnx, model\.safetensors and model\.json in .*: `dvc pull"),
+        (tmp_path, {}, r"no model\.onnx, model\.safetensors and model\.json in .*: in the repository, `dvc pull"),
         (model, {"port": taken}, rf"127\.0\.0\.1:{taken}: .*: choose another port, as in `make serve PORT="),
         (model, {"max_files": "many"}, r"SERVE_MAX_FILES=many: .*integer"),
         (model, {"timeout": 0}, r"SERVE_TIMEOUT=0: .*greater than 0"),

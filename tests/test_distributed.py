@@ -51,7 +51,7 @@ def curve(project: Project, name: str) -> list[float]:
     return [float(row.split()[-1]) for row in rows]
 
 
-@pytest.mark.parametrize("size", [2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("size", [pytest.param(2, marks=pytest.mark.long), pytest.param(3, marks=pytest.mark.slow)])
 def test_several_processes_train_as_one_does_and_resume_after_one_was_killed(
     few: Project, size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -100,6 +100,7 @@ def test_other_networks_and_optimizers_resume_to_the_byte_too(
     assert project.weights() == expected
 
 
+@pytest.mark.long
 def test_a_queued_run_that_was_killed_resumes_when_it_is_queued_again(
     pipeline: Path, tmp_path: Path, undisturbed: str
 ) -> None:

@@ -93,7 +93,7 @@ def sweep(clone: Project, *words: str, ok: bool = True) -> "subprocess.Completed
     return done
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_machines_share_a_grid_and_a_third_compares(server: Server, tmp_path: Path) -> None:
     start = Project(tmp_path / "start")
     start.path.mkdir()

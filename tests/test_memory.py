@@ -25,6 +25,7 @@ SIDE, IMAGES = 128, 27_000
 DATA = IMAGES * SIDE * SIDE * 3  # bytes once packed: 1.3 GB, as torch and timm alone have 0.5
 
 
+@pytest.mark.long
 def test_more_is_packed_and_trained_on_than_may_be_in_memory(tmp_path: Path) -> None:
     copy_project(tmp_path / "project")
     project = Project(tmp_path / "project")

@@ -24,7 +24,7 @@ from detector.errors import UserError, run
 from stages.device import gpu_candidates
 from stages.keeping import check_can_be_kept
 from stages.leftovers import tidy
-from tools.machines import Run, check_storage, find_same, grid, here, on_remote, push, share_of
+from tools.machines import Run, check_storage, find_same, grid, here, on_remote, parse_share, push, share_of
 from tools.shell import DVC, command, experiments
 
 RETRIES = 2
@@ -40,9 +40,10 @@ EXAMPLES = """examples:
 
 def main() -> None:
     arguments = parse()
-    runs = share_of(grid(arguments.set_param), arguments.share)
+    parse_share(arguments.share)
     check_can_be_kept(Path())
     tidy()
+    runs = share_of(grid(arguments.set_param), arguments.share)
     remote = arguments.push
     if remote:
         check_storage()
