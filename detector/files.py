@@ -5,7 +5,7 @@ import glob
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from detector.errors import UserError
@@ -64,6 +64,23 @@ def remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def walk_once(root: str | Path, onerror: Callable[[OSError], object] | None = None) -> Iterator[tuple[str, list[str]]]:
+    """Yield each folder from a root down, in order, and the names of its files, sorted.
+
+    Links to folders are followed, but into no folder twice; those whose name begins with a dot are passed over.
+    onerror: called for a folder that may not be read.
+    """
+    visited: set[tuple[int, int]] = set()
+    for folder, below, names in os.walk(root, onerror=onerror, followlinks=True):
+        place = Path(folder).stat()
+        if (place.st_dev, place.st_ino) in visited:
+            below.clear()
+            continue
+        visited.add((place.st_dev, place.st_ino))
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        yield folder, sorted(names)
 
 
 def is_alive(pid: int) -> bool:

@@ -22,6 +22,7 @@ from PIL.Image import Transpose
 
 from detector.colours import colour_meaning, to_srgb
 from detector.errors import UserError
+from detector.files import walk_once
 from detector.images import FORMATS, format_of, jpeg_roundtrip, load, one_line_errors
 from detector.record import Fit
 
@@ -114,15 +115,7 @@ def find_pictures(names: Iterable[str]) -> tuple[list[str], list[tuple[str, str]
             continue
         found: list[str] = []
         before = len(problems)
-        visited: set[tuple[int, int]] = set()
-        walk = os.walk(name, onerror=lambda e: problems.append((e.filename, str(e.strerror))), followlinks=True)
-        for folder, below, inside in walk:
-            place = Path(folder).stat()
-            if (place.st_dev, place.st_ino) in visited:
-                below.clear()
-                continue
-            visited.add((place.st_dev, place.st_ino))
-            below[:] = sorted(entry for entry in below if not entry.startswith("."))
+        for folder, inside in walk_once(name, lambda e: problems.append((e.filename, str(e.strerror)))):
             for path in (Path(folder, entry) for entry in inside if not entry.startswith(".")):
                 if path.suffix.lower() in SUFFIXES or begins_as_picture(path):
                     found.append(str(path))

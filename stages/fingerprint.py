@@ -21,7 +21,7 @@ from typing import Any
 from tqdm import tqdm
 
 from detector.errors import UserError, run
-from detector.files import atomic_write, file_sha256
+from detector.files import atomic_write, file_sha256, walk_once
 from detector.pictures import SUFFIXES
 from stages.params import dataset_entry, external_entries, load_params, model_entry, weights_path
 
@@ -149,15 +149,8 @@ def files_of(data: Path) -> Iterator[Path]:
     if data.is_file():
         yield data
         return
-    visited = set()
-    for folder, folders, names in os.walk(data, followlinks=True):
-        place = Path(folder).stat()
-        if (place.st_dev, place.st_ino) in visited:
-            folders.clear()
-            continue
-        visited.add((place.st_dev, place.st_ino))
-        folders[:] = sorted(one for one in folders if not one.startswith("."))
-        for name in sorted(names):
+    for folder, names in walk_once(data):
+        for name in names:
             if not Path(folder, name).exists():
                 raise UserError(f"{Path(folder, name)} is a link that leads nowhere: remove it")
             if not name.startswith(".") and Path(name).suffix.lower() in (*TABLES, *SUFFIXES):

@@ -10,7 +10,7 @@ import pytest
 from detector.errors import UserError
 from tests.conftest import ROOT, Project, copy_project, the_error
 from tests.test_remote import Server, use
-from tools.machines import find_same, grid, here, share_of
+from tools.machines import find_same, grid, here, parse_share
 
 PIPELINE = """
 stages:
@@ -50,13 +50,13 @@ def test_the_shares_of_a_grid_are_the_grid(tmp_path: Path, monkeypatch: pytest.M
     overrides = ["seed=1,2,3,4", "epochs=2,3"]
     runs = grid(overrides)
     assert len(runs) == 8
-    shares = [share_of(grid(overrides), f"{number}/3") for number in (1, 2, 3)]
+    shares = [grid(overrides)[parse_share(f"{number}/3")] for number in (1, 2, 3)]
     assert [len(share) for share in shares] == [3, 3, 2]
     assert [one for place in range(3) for share in shares for one in share[place : place + 1]] == runs
-    assert share_of(runs[:2], "3/3") == []
+    assert runs[:2][parse_share("3/3")] == []
     for wrong in ("0/3", "4/3", "2", "2/", "a/b", "1/0", "-1/3", "1/2/3"):
         with pytest.raises(UserError, match="from 1/8 to 8/8"):
-            share_of(runs, wrong)
+            parse_share(wrong)
     project = Project(tmp_path)
     project.env["PYTHONPATH"] = str(ROOT)
     wrong_share = project.tool("sweep", "--share", "3/2", "-S", "seed=1", ok=False)

@@ -39,17 +39,13 @@ def grid(overrides: list[str]) -> list[Run]:
     return runs
 
 
-def share_of(runs: list[Run], share: str) -> list[Run]:
-    """Return the runs of one machine: share 2/8 is the second run, the tenth, and so on. Raises UserError."""
-    return runs[slice(*parse_share(share))]
-
-
-def parse_share(share: str) -> tuple[int, None, int]:
-    """Return where the share begins, that it has no end, and its step. Raises UserError where it is none."""
+def parse_share(share: str) -> slice:
+    """Return which runs of a grid one machine has: share 2/8 is the second run, the tenth, and so on. Raises
+    UserError."""
     number, _, machines = share.partition("/")
     if not (number.isdecimal() and machines.isdecimal() and 1 <= int(number) <= int(machines)):
         raise UserError(f"--share {share}: it must be as in 2/8, the second of eight shares, from 1/8 to 8/8")
-    return int(number) - 1, None, int(machines)
+    return slice(int(number) - 1, None, int(machines))
 
 
 def apply(run: Run) -> dict[str, object]:

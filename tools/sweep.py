@@ -24,7 +24,7 @@ from detector.errors import UserError, run
 from stages.device import gpu_candidates
 from stages.keeping import check_can_be_kept
 from stages.leftovers import tidy
-from tools.machines import Run, check_storage, find_same, grid, here, on_remote, parse_share, push, share_of
+from tools.machines import Run, check_storage, find_same, grid, here, on_remote, parse_share, push
 from tools.shell import DVC, command, experiments
 
 RETRIES = 2
@@ -40,10 +40,10 @@ EXAMPLES = """examples:
 
 def main() -> None:
     arguments = parse()
-    parse_share(arguments.share)
+    share = parse_share(arguments.share)
     check_can_be_kept(Path())
     tidy()
-    runs = share_of(grid(arguments.set_param), arguments.share)
+    runs = grid(arguments.set_param)[share]
     remote = arguments.push
     if remote:
         check_storage()
