@@ -1,5 +1,8 @@
 """The numbers themselves: by hand, and against scikit-learn."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 from sklearn import metrics as sk
@@ -8,6 +11,7 @@ from detector.calibration import choose_abstention_band, choose_threshold, fit_t
 from detector.errors import UserError
 from detector.labels import probability
 from stages.metrics import calibration_bins, classification_metrics, expected_calibration_error
+from tools.metrics_report import MEANING, report
 
 
 def calibrated(n: int = 50_000) -> tuple[np.ndarray, np.ndarray]:
@@ -192,3 +196,17 @@ def test_tpr_at_1_percent_fpr_by_hand() -> None:
     is_fake = np.arange(204) >= 200
     found = classification_metrics(is_fake, np.concatenate([real, fake]), 0.5)
     assert found["tpr_at_1_fpr"] == 0.75  # two of 200 REAL are above 0.4975
+
+
+def test_the_report_of_a_change_knows_unit_and_direction_of_every_published_metric() -> None:
+    for record in Path("metrics/published").glob("*.json"):
+        metrics = json.loads(record.read_text())["metrics"]
+        for file in ("train", "test", "export", "external"):
+            numbers = {key for key, value in metrics.get(file, {}).items() if isinstance(value, int | float)}
+            assert numbers <= set(MEANING), record
+    changes = {"metrics/test.json": {"ece": {"old": 0.005, "new": 0.004}, "coverage": {"old": 0.96, "new": 0.95}}}
+    assert report(changes).splitlines()[4:] == [
+        "| ece | 0.50 % | 0.40 % | -0.10 pp | lower | better |",
+        "| coverage | 96.00 % | 95.00 % | -1.00 pp | higher | worse |",
+    ]
+    assert report({}) == "No metric changes.\n"

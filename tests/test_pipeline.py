@@ -63,6 +63,22 @@ def test_an_experiment_stands_beside_the_committed_run(pipeline: Path, tmp_path:
     assert shown["params"]["params.yaml"]["data"]["model"] == "another"
     assert 0 < shown["metrics"]["metrics/test.json"]["data"]["accuracy"] <= 1
 
+    # DVC's extension of VS Code reads the same table and these plots
+    plots = json.loads(
+        project.run("dvc", "plots", "diff", "main", "other", "--json", "--split", "--out", "page").stdout
+    )
+    drawn = {
+        name: {revision for plot in found for revision in plot["revisions"]} for name, found in plots["data"].items()
+    }
+    for name in ("Loss by epoch", "Confusion matrix (test images)", "ROC curve (positive class FAKE)"):
+        assert drawn[name] == {"main", "other"}, name
+
+    # in words: unit and direction
+    report = project.tool("metrics_report", "main", "other").stdout
+    assert re.search(
+        r"^\| accuracy \| [\d.]+ % \| [\d.]+ % \| [+-][\d.]+ pp \| higher \| (better|worse) \|$", report, re.MULTILINE
+    )
+
     # a change to one model's numbers does not concern another
     project.set(models__another__learning_rate=0.01)
     assert "up to date" in project.run("dvc", "status", "train", "evaluate").stdout
