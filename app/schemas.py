@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field
 
 from app.problems import MEDIA_TYPE
+from detector.images import FORMATS
 from detector.limit import LIMIT
 
 PHOTOGRAPH: dict[str, Any] = {
@@ -155,9 +156,12 @@ def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 def multipart(max_files: int) -> dict[str, Any]:
     """OpenAPI's description of the body, which app/uploads.py reads."""
-    file = {"type": "string", "format": "binary", "minLength": 1}
-    many = {"type": "array", "items": file, "minItems": 1, "maxItems": max_files}
-    properties = {"file": file} if max_files == 1 else {"files": many}
-    # fields of other names may hold files as well; a client that is generated from this needs no second name
-    schema = {"type": "object", "properties": properties, "required": [*properties], "additionalProperties": False}
-    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
+    name = "file" if max_files == 1 else "files"
+    file: dict[str, Any] = {"type": "string", "format": "binary"}
+    value = file if max_files == 1 else {"type": "array", "items": file, "minItems": 1, "maxItems": max_files}
+    # Fields of other names may hold files as well, but a client that is generated from this needs no second name. Which
+    # format a file has is told by its content, so that the types are for generators alone.
+    schema = {"type": "object", "properties": {name: value}, "required": [name], "additionalProperties": False}
+    types = ", ".join(f"image/{kind.lower()}" for kind in FORMATS)
+    content = {"multipart/form-data": {"schema": schema, "encoding": {name: {"contentType": types}}}}
+    return {"requestBody": {"required": True, "content": content}}
