@@ -30,6 +30,7 @@ def main() -> None:
         for folder, detector in zip(settings.models, detectors.values(), strict=True):
             print(f"{folder}: {detector.title}")
         host, port = listener.getsockname()[:2]
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # every address; it answers to the loopback one
         print(f"http://{f'[{host}]' if ':' in host else host}:{port} (Ctrl-C stops)", flush=True)
 
     # uvicorn raises the signal that stopped it again, once all requests are answered: that is no failure
