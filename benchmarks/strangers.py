@@ -124,7 +124,7 @@ def beside(port: int, kind: str, seed: int) -> Iterator[None]:
     command = [sys.executable, "-m", "benchmarks.strangers", "--as-strangers", str(port), kind, str(seed)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE)
     assert process.stdout is not None
-    process.stdout.readline()  # its files are made
+    process.stdout.readline()  # its files are made, and the first ones asked about
     try:
         yield
     finally:
@@ -155,14 +155,17 @@ async def good_clients(port: int, seconds: float) -> Turn:
 
 
 async def strangers(port: int, files: Iterator[bytes]) -> None:
-    print("ready", flush=True)
+    """Say so once each client has something to send, and go on until this process is ended."""
 
     async def client() -> None:
         async with connected(port) as send:
             for file in files:
                 await send(request(file))
 
-    await asyncio.gather(*(client() for _ in range(CLIENTS)))
+    clients = [asyncio.create_task(client()) for _ in range(CLIENTS)]
+    await asyncio.sleep(0.1)
+    print("ready", flush=True)
+    await asyncio.gather(*clients)
 
 
 @asynccontextmanager
@@ -209,19 +212,22 @@ def mutants(seed: int) -> Iterator[bytes]:
     for picture in good_pictures()[:10]:
         with Image.open(io.BytesIO(picture)) as image:
             originals += [picture, *(encoded(image.convert("RGB"), kind) for kind in ("PNG", "WEBP", "GIF", "TIFF"))]
-    while True:
-        mutant = bytearray(chance.choice(originals))
+
+    def mutant() -> bytes:
+        changed = bytearray(chance.choice(originals))
         for _ in range(chance.randint(1, 8)):
-            start = chance.randrange(len(mutant))
-            part = mutant[start : start + chance.randint(1, 64)]
+            start = chance.randrange(len(changed))
+            part = changed[start : start + chance.randint(1, 64)]
             change = chance.randrange(3)
             if change == 0:
-                mutant[start : start + len(part)] = chance.randbytes(len(part))
-            elif change == 1 and len(mutant) > len(part):
-                del mutant[start : start + len(part)]
+                changed[start : start + len(part)] = chance.randbytes(len(part))
+            elif change == 1 and len(changed) > len(part):
+                del changed[start : start + len(part)]
             else:
-                mutant[start:start] = part * chance.randint(1, 20)
-        yield bytes(mutant)
+                changed[start:start] = part * chance.randint(1, 20)
+        return bytes(changed)
+
+    return (mutant() for _ in itertools.count())
 
 
 def costly(seed: int) -> Iterator[bytes]:
@@ -237,7 +243,7 @@ def costly(seed: int) -> Iterator[bytes]:
         encoded(flat, "JPEG", progressive=True, quality=1),
     ]
     random.Random(seed).shuffle(files)
-    yield from itertools.cycle(files)
+    return itertools.cycle(files)
 
 
 def many_scans() -> bytes:
@@ -271,7 +277,7 @@ def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
 def good(seed: int) -> Iterator[bytes]:
     pictures = good_pictures()
     random.Random(seed).shuffle(pictures)
-    yield from itertools.cycle(pictures)
+    return itertools.cycle(pictures)
 
 
 FILES: dict[str, Callable[[int], Iterator[bytes]]] = {"good": good, "mutants": mutants, "costly": costly}
