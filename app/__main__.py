@@ -1,7 +1,6 @@
 """Start the HTTP service and the page: `python -m app`."""
 
 import argparse
-import math
 import signal
 import socket
 import sys
@@ -18,37 +17,35 @@ def main() -> None:
     ).parse_args()
     settings = from_environment()
 
-    import uvicorn
-
+    from app.api import create
     from app.observability import log_as_json
-    from app.service import create
+    from app.server import Server
     from detector.detector import Detector
 
     detectors = {folder.name: Detector.load(folder, settings.threads) for folder in settings.models}
-    listener = listen(settings)
+    listener = bind(settings)
     log_as_json()
-    config = uvicorn.Config(
-        create(settings, detectors),
-        log_config=None,
-        access_log=False,  # app/observability.py logs requests, without their paths
-        server_header=False,
-        timeout_graceful_shutdown=math.ceil(settings.timeout),
-    )
-    for folder, detector in zip(settings.models, detectors.values(), strict=True):
-        print(f"{folder}: {detector.title}")
-    host, port = listener.getsockname()[:2]
-    print(f"http://{f'[{host}]' if ':' in host else host}:{port} (Ctrl-C stops)", flush=True)
+
+    def greet() -> None:
+        for folder, detector in zip(settings.models, detectors.values(), strict=True):
+            print(f"{folder}: {detector.title}")
+        host, port = listener.getsockname()[:2]
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # every address; it answers to the loopback one
+        print(f"http://{f'[{host}]' if ':' in host else host}:{port} (Ctrl-C stops)", flush=True)
+
     # uvicorn raises the signal that stopped it again, once all requests are answered: that is no failure
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
-    uvicorn.Server(config).run(sockets=[listener])
+    Server(create(settings, detectors), settings.timeout, greet).run(sockets=[listener])
 
 
-def listen(settings: Settings) -> socket.socket:
-    """Open the socket. Raises UserError where the port is taken or the host is none of this machine."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+def bind(settings: Settings) -> socket.socket:
+    """Return a socket with the service's address, which does not listen before the service is warm. Raises UserError
+    where the port is taken or the host is none of this machine."""
+    listener = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener = socket.create_server((settings.host, settings.port), family=family, backlog=2048)
+        listener.bind((settings.host, settings.port))
     except OSError as error:
         where = f"{settings.host}:{settings.port}"
         raise UserError(f"{where}: {error.strerror}: choose another port, as in `make serve PORT=8001`") from None

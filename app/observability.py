@@ -84,10 +84,14 @@ class Metrics:
 
 
 class Observability:
-    """An ASGI application around another: outside of all its error handling, so that no request escapes it."""
+    """An ASGI application around another: outside of all its error handling, so that no request escapes it.
+
+    is_stopping: no connection is to be used for a further request.
+    """
 
     def __init__(self, inner: ASGIApp, metrics: Metrics) -> None:
         self.inner, self.metrics = inner, metrics
+        self.is_stopping = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -125,7 +129,7 @@ class Observability:
                 headers = MutableHeaders(scope=message)
                 headers.update({**HEADERS, "X-Request-ID": request_id})
                 headers.setdefault("Cache-Control", "no-cache")
-                if not is_read:  # else uvicorn would read what still comes, without end
+                if not is_read or self.is_stopping:  # unread, uvicorn would read what still comes, without end
                     headers["Connection"] = "close"
             await send(message)
 

@@ -1,6 +1,7 @@
 """Every refusal is an application/problem+json body (RFC 9457): what is wrong, and what to do, in `detail`."""
 
 import http
+import random
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -24,6 +25,11 @@ class Problem(Exception):  # noqa: N818 (RFC 9457 calls it so)
         title = http.HTTPStatus(self.status).phrase
         body = {"type": "about:blank", "title": title, "status": self.status, "detail": self.detail, **self.more}
         return JSONResponse(body, self.status, self.headers, MEDIA_TYPE)
+
+
+def too_busy(detail: str) -> Problem:
+    """A refusal that says when to try again: clients that were refused together do not all come back together."""
+    return Problem(503, detail, {"Retry-After": str(random.randint(1, 5))})
 
 
 def install(api: FastAPI) -> None:

@@ -1,10 +1,11 @@
 """The bodies of answers, with examples that are real: answers of the published resnet18 to the page's examples."""
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 
 from app.problems import MEDIA_TYPE
+from detector.images import FORMATS
 from detector.limit import LIMIT
 
 PHOTOGRAPH: dict[str, Any] = {
@@ -36,12 +37,19 @@ OCCLUSION_MAP = [
     [0.69, 0.77, 0.31, -0.14, 0.18, 0.31, 0.17, 0.12],
     [0.58, 0.61, 0.27, 0.13, 0.52, 0.59, 0.28, 0.07],
 ]
+SHA256 = "ece39a5ee49a82ef20ade30600b746de4ce25c6bfc455aad86bf96bee00ff600"
 REFUSED = {"type": "about:blank", "title": "Service Unavailable", "status": 503, "detail": "too many requests"}
 EXAMPLES: dict[str, dict[str, Any]] = {  # by the names of the classes below
     "FilePrediction": PHOTOGRAPH,
-    "PredictResponse": {"model": "resnet18", "predictions": [PHOTOGRAPH, BROKEN], "limit": LIMIT},
+    "PredictResponse": {
+        "model": "resnet18",
+        "model_sha256": SHA256,
+        "predictions": [PHOTOGRAPH, BROKEN],
+        "limit": LIMIT,
+    },
     "ExplainResponse": {
         "model": "resnet18",
+        "model_sha256": SHA256,
         "prediction": PHOTOGRAPH,
         "occlusion_map": OCCLUSION_MAP,
         "seen_region": [0.0, 0.0, 1.0, 1.0],
@@ -49,6 +57,14 @@ EXAMPLES: dict[str, dict[str, Any]] = {  # by the names of the classes below
     },
     "Refusal": REFUSED,
 }
+
+
+Digest = Annotated[
+    str,
+    Field(
+        pattern="^[0-9a-f]{64}$", description="SHA-256 of the model's model.json, which holds those of its other files"
+    ),
+]
 
 
 class FilePrediction(BaseModel):
@@ -68,12 +84,14 @@ class FilePrediction(BaseModel):
 
 class PredictResponse(BaseModel):
     model: str
+    model_sha256: Digest
     predictions: list[FilePrediction]
     limit: str = Field(description="what no answer can say")
 
 
 class ExplainResponse(BaseModel):
     model: str
+    model_sha256: Digest
     prediction: FilePrediction
     occlusion_map: list[list[float]] = Field(
         description="rows of the grid; positive speaks for FAKE, negative for REAL"
@@ -88,6 +106,7 @@ class ExplainResponse(BaseModel):
 class Model(BaseModel):
     name: str
     title: str
+    model_sha256: Digest
     trained_on: str = Field(description="dataset of params.yaml")
     input_size: int = Field(description="every picture is made so many pixels wide and high")
     abstention_band: tuple[float, float] = Field(description="between these P(FAKE) the verdict is UNSURE")
@@ -117,9 +136,11 @@ class Refusal(BaseModel):
 
 
 REASONS = {
-    408: "The pictures did not arrive in time",
+    403: "A page of another site asks",
+    408: "The pictures did not arrive in time, or stopped arriving",
     413: "A file, the number of files, or a picture's pixels are over the limit",
     415: "The body is not multipart/form-data",
+    421: "The service does not answer to the name in Host",
     422: "No picture that can be read, or no such model",
     503: "Too many requests at the moment, or not ready",
     504: "No answer in time",
@@ -133,9 +154,14 @@ def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
-def multipart(many: bool) -> dict[str, Any]:
+def multipart(max_files: int) -> dict[str, Any]:
     """OpenAPI's description of the body, which app/uploads.py reads."""
-    file = {"type": "string", "format": "binary"}
-    properties = {"files": {"type": "array", "items": file}} if many else {"file": file}
-    schema = {"type": "object", "properties": properties, "required": list(properties)}
-    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
+    name = "file" if max_files == 1 else "files"
+    file: dict[str, Any] = {"type": "string", "format": "binary"}
+    value = file if max_files == 1 else {"type": "array", "items": file, "minItems": 1, "maxItems": max_files}
+    # Fields of other names may hold files as well, but a client that is generated from this needs no second name. Which
+    # format a file has is told by its content, so that the types are for generators alone.
+    schema = {"type": "object", "properties": {name: value}, "required": [name], "additionalProperties": False}
+    types = ", ".join(f"image/{kind.lower()}" for kind in FORMATS)
+    content = {"multipart/form-data": {"schema": schema, "encoding": {name: {"contentType": types}}}}
+    return {"requestBody": {"required": True, "content": content}}

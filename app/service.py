@@ -1,48 +1,38 @@
-"""The HTTP interface: what is asked, what is answered. `create` makes the application that app/__main__.py runs."""
+"""The work behind the HTTP interface: models, threads, and which requests are worked on, for how long."""
 
 import asyncio
 import contextlib
 import io
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
-from fastapi import FastAPI, Query, Request, Response
-from fastapi.responses import FileResponse
-from fastapi.staticfiles import StaticFiles
+from fastapi import FastAPI, Request
 from PIL import Image
 
-from app import problems
 from app.batching import Batcher
-from app.observability import Metrics, Observability
-from app.problems import Problem
-from app.schemas import (
-    EXAMPLES,
-    ExplainResponse,
-    FilePrediction,
-    Models,
-    PredictResponse,
-    Refusal,
-    multipart,
-    refusals,
-)
+from app.observability import Metrics
+from app.problems import Problem, too_busy
 from app.settings import Settings
 from app.uploads import File, Upload
 from detector.detector import Detector, Explanation, Prediction
 from detector.errors import UserError
 from detector.images import FORMATS
-from detector.limit import LIMIT
 from detector.pictures import Preprocessed
 
-STATIC = Path(__file__).parent / "static"
-DESCRIPTION = f"""Is a picture FAKE (AI-generated) or REAL? **{LIMIT}**
-
-Every refusal is an `application/problem+json` body (RFC 9457) whose `detail` says what to do.
-"""
+READY_TIMEOUT = 1.0  # seconds for the answers to the service's own pictures
 
 T = TypeVar("T")
+
+
+def _blank() -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (1, 1)).save(file, "PNG")
+    return file.getvalue()
+
+
+BLANK = _blank()  # a picture of the service's own, within every limit
 
 
 class Model:
@@ -64,6 +54,7 @@ class Model:
         return {
             "name": self.name,
             "title": self.detector.title,
+            "model_sha256": self.detector.sha256,
             "trained_on": record.dataset,
             "input_size": record.input_size,
             "abstention_band": record.abstention_band,
@@ -82,14 +73,14 @@ class Service:
 
     @contextlib.asynccontextmanager
     async def running(self, _: FastAPI) -> AsyncIterator[None]:
+        """What the service does before it listens, and once it has stopped."""
         tasks = [asyncio.create_task(model.batcher.run()) for model in self.models.values()]
+        await self.answer_blanks()  # a first answer takes longer, and shows whether there are any
         yield
         for task in tasks:
             task.cancel()
 
-    def model(self, name: str | None) -> Model:
-        if name is None:
-            return next(iter(self.models.values()))
+    def model(self, name: str) -> Model:
         try:
             return self.models[name]
         except KeyError:
@@ -114,23 +105,50 @@ class Service:
         self.check_pixels(data)
         return model.detector.preprocess(data)
 
-    @contextlib.asynccontextmanager
-    async def admission(self, request: Request, max_files: int) -> AsyncIterator[Upload]:
-        """Admit a request to those that are worked on, for no longer than the timeout. Raises Problem."""
+    async def answer_blanks(self) -> None:
+        """Let every model answer for the blank picture, as it does for a request's."""
+        for model in self.models.values():
+            preprocessed = await self.in_thread(partial(self.check_and_preprocess, model, BLANK))
+            await model.batcher.ask(preprocessed)
+
+    async def check_ready(self) -> None:
+        """Raises Problem where a request would not be admitted now, or not be answered within READY_TIMEOUT."""
+        try:
+            async with asyncio.timeout(READY_TIMEOUT):
+                with self.place():
+                    await self.answer_blanks()
+        except TimeoutError:
+            raise too_busy(f"no answer within {READY_TIMEOUT:g} second") from None
+        except UserError as error:
+            raise too_busy(str(error)) from None
+
+    @contextlib.contextmanager
+    def place(self) -> Iterator[None]:
+        """Take one of the places of requests that are worked on. Raises Problem where all are taken."""
         if self.busy >= self.settings.max_requests:
-            raise Problem(503, "too many requests at the moment: try again in a second", {"Retry-After": "1"})
-        upload = Upload(request, self.settings.max_bytes, max_files)
+            raise too_busy("too many requests at the moment: try again in a few seconds")
         self.busy += 1
         try:
+            yield
+        finally:
+            self.busy -= 1
+
+    @contextlib.asynccontextmanager
+    async def admission(self, request: Request, max_files: int) -> AsyncIterator[Upload]:
+        """Admit a request to those that are worked on once its body begins, and for no longer than the timeout from
+        its head. Raises Problem."""
+        upload = Upload(request, self.settings.max_bytes, max_files)
+        try:
             async with asyncio.timeout(self.settings.timeout):
-                yield upload
+                await upload.begin()
+                with self.place():
+                    yield upload
         except TimeoutError:
             late = f"within {self.settings.timeout:g} seconds"
             if upload.receiving:
                 raise Problem(408, f"the pictures did not arrive {late}") from None
             raise Problem(504, f"no answer {late}: send fewer or smaller pictures, or try again later") from None
         finally:
-            self.busy -= 1
             request.state.bytes, request.state.files = upload.size, upload.count
 
     async def predict(self, request: Request, model: Model) -> list[tuple[str, Prediction | Problem]]:
@@ -176,127 +194,3 @@ class Service:
                 return file.name, await self.in_thread(explanation)
             except UserError as error:
                 raise Problem(422, str(error)) from None
-
-
-def create(settings: Settings, detectors: dict[str, Detector]) -> Observability:
-    """The ASGI application. detectors: by the name that requests call them by; the first is the default."""
-    metrics = Metrics()
-    service = Service(settings, detectors, metrics)
-    api = FastAPI(
-        title="AI Art Detector",
-        description=DESCRIPTION,
-        version="1",
-        lifespan=service.running,
-        docs_url=None,  # FastAPI's pages load their scripts from another host
-        redoc_url=None,
-    )
-    problems.install(api)
-    names = Annotated[str | None, Query(description="a name from /v1/models; without it, the first")]
-
-    @api.post(
-        "/v1/predict",
-        summary="Answer for pictures",
-        response_model=PredictResponse,
-        responses=refusals(408, 413, 415, 422, 503, 504),
-        openapi_extra=multipart(many=True),
-    )
-    async def predict(request: Request, model: names = None) -> PredictResponse:
-        """A prediction for each file, in the order of the request. One that cannot be read has an `error` instead;
-        where none can be read, the request is refused."""
-        chosen = service.model(model)
-        predictions = await service.predict(request, chosen)
-        rows = [file_prediction(name, prediction) for name, prediction in predictions]
-        for row in rows:
-            metrics.count_picture(chosen.name, row.verdict, row.out_of_distribution)
-        failed = [prediction for _, prediction in predictions if isinstance(prediction, Problem)]
-        if len(failed) == len(rows):
-            status = failed[0].status if len({problem.status for problem in failed}) == 1 else 422
-            details = [{"file": row.file, "detail": row.error} for row in rows]
-            raise Problem(status, "; ".join(dict.fromkeys(p.detail for p in failed)), errors=details)
-        return PredictResponse(model=chosen.name, predictions=rows, limit=chosen.detector.limit)
-
-    @api.post(
-        "/v1/explain",
-        summary="Show where in a picture the evidence is",
-        response_model=ExplainResponse,
-        responses={
-            200: {"content": {"image/png": {}}, "description": "JSON, or with `Accept: image/png` the drawing"},
-            **refusals(408, 413, 415, 422, 503, 504),
-        },
-        openapi_extra=multipart(many=False),
-    )
-    async def explain(request: Request, model: names = None) -> ExplainResponse | Response:
-        """The occlusion map, a grid over what the model saw of the picture, row by row from the upper left: positive
-        where it speaks for FAKE, negative for REAL. With `Accept: image/png` it is drawn over what the model saw,
-        enlarged, with a legend."""
-        chosen = service.model(model)
-        name, explanation = await service.explain(request, chosen)
-        row = file_prediction(name, explanation.prediction)
-        metrics.count_picture(chosen.name, row.verdict, row.out_of_distribution)
-        if "image/png" in request.headers.get("accept", ""):
-            return Response(await service.in_thread(partial(png, explanation.drawing)), media_type="image/png")
-        grid = [[round(value, 4) for value in line] for line in explanation.occlusion_map.tolist()]
-        return ExplainResponse(
-            model=chosen.name,
-            prediction=row,
-            occlusion_map=grid,
-            seen_region=explanation.seen_region,
-            limit=chosen.detector.limit,
-        )
-
-    @api.get("/v1/models", summary="Which models there are, and how good", response_model=Models)
-    async def models() -> dict[str, Any]:
-        limits = settings.model_dump(include={"max_bytes", "max_files", "max_pixels"})
-        models = list(service.models.values())
-        limit = models[0].detector.limit  # of the one that answers where a request names none
-        return {"models": [model.summary() for model in models], "limits": limits, "limit": limit}
-
-    @api.get("/healthz", summary="Whether the process runs")
-    async def healthz() -> dict[str, str]:
-        return {"status": "ok"}
-
-    @api.get("/readyz", summary="Whether every model answers, in time", responses=refusals(503))
-    async def readyz() -> dict[str, str]:
-        try:
-            async with asyncio.timeout(1):
-                for model in service.models.values():
-                    size = model.detector.record.input_size
-                    await model.batcher.ask(model.detector.preprocess(Image.new("RGB", (size, size))))
-        except TimeoutError:
-            raise Problem(503, "no answer within a second", {"Retry-After": "1"}) from None
-        return {"status": "ok"}
-
-    @api.get("/metrics", include_in_schema=False)
-    async def exposition() -> Response:
-        return Response(metrics.exposition(), media_type=metrics.MEDIA_TYPE)
-
-    @api.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
-    async def page() -> FileResponse:
-        return FileResponse(STATIC / "index.html")
-
-    api.mount("/static", StaticFiles(directory=STATIC), "static")
-    described = api.openapi
-
-    def complete() -> dict[str, Any]:
-        """FastAPI leaves out what no route returns, and in examples what is null."""
-        description = described()
-        schemas = description["components"]["schemas"]
-        schemas["Refusal"] = Refusal.model_json_schema()
-        for name, example in EXAMPLES.items():
-            schemas[name]["example"] = example
-        return description
-
-    api.openapi = complete  # type: ignore[method-assign]
-    return Observability(api, metrics)
-
-
-def file_prediction(file: str, prediction: Prediction | Problem) -> FilePrediction:
-    if isinstance(prediction, Problem):
-        return FilePrediction(file=file, error=prediction.detail)
-    return FilePrediction(file=file, **vars(prediction))
-
-
-def png(drawing: Image.Image) -> bytes:
-    file = io.BytesIO()
-    drawing.save(file, "PNG")
-    return file.getvalue()

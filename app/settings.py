@@ -21,6 +21,7 @@ class Settings(BaseSettings):
 
     models: Annotated[list[Path], NoDecode, Field(min_length=1)] = [Path("models/resnet18")]
     host: str = "127.0.0.1"
+    hosts: Annotated[list[str], NoDecode] = []
     port: int = Field(default=8000, ge=0, le=65_535)
     max_bytes: int = Field(default=20_000_000, ge=1, le=MAX_BYTES)
     max_files: int = Field(default=32, ge=1)
@@ -31,10 +32,10 @@ class Settings(BaseSettings):
     batch_size: int = Field(default=32, ge=1)
     threads: int = Field(default_factory=thread_count, ge=1)
 
-    @field_validator("models", mode="before")
+    @field_validator("models", "hosts", mode="before")
     @classmethod
-    def split(cls, folders: object) -> object:
-        return [folder.strip() for folder in folders.split(",")] if isinstance(folders, str) else folders
+    def split(cls, value: object) -> object:
+        return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
     @field_validator("models")
     @classmethod

@@ -4,6 +4,7 @@ Starlette's parser would write whole bodies to disk before anything is refused. 
 file that is just arriving, a limit ends it where it is crossed, and no disk is used.
 """
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from app.problems import Problem
 
 HEADERS = 10_000  # bytes, more than any client puts before a file
+STALL_TIMEOUT = 5.0  # seconds without a byte of a body, after which it is waited for no longer
 
 
 @dataclass
@@ -31,21 +33,28 @@ class Upload:
 
     def __init__(self, request: Request, max_bytes: int, max_files: int) -> None:
         self.request, self.max_bytes, self.max_files = request, max_bytes, max_files
+        self.chunks = request.stream()
         self.receiving = False
         self.count = 0
         self.size = 0
 
+    async def begin(self) -> None:
+        """Wait for the first bytes of the body. Raises Problem where it is no such request, or they do not come."""
+        self.parts = self._parts()
+        self.first = await self._receive()
+
     async def files(self) -> AsyncIterator[File]:
-        """Raises Problem where it is no such request, has no file, too many, or too large a one."""
-        parts = _Parts(self._boundary(), self.max_bytes, self.max_files)
-        async for chunk in self._chunks():
+        """Raises Problem where there is no file, too many, too large a one, or what was begun does not go on."""
+        chunk: bytes | None = self.first
+        while chunk is not None:
             self.size += len(chunk)
-            for file in parts.feed(chunk):
+            for file in self.parts.feed(chunk):
                 self.count += 1
                 yield file
-        parts.end()
+            chunk = await self._receive()
+        self.parts.end()
 
-    def _boundary(self) -> bytes:
+    def _parts(self) -> "_Parts":
         kind, options = parse_options_header(self.request.headers.get("content-type"))
         if kind != b"multipart/form-data":
             raise Problem(415, "send pictures as files in multipart/form-data, as in `curl -F files=@photo.jpg`")
@@ -54,17 +63,21 @@ class Upload:
         length = self.request.headers.get("content-length", "0")
         if int(length) > self.max_files * (self.max_bytes + HEADERS):
             raise Problem(413, f"{length} bytes: more than {_limits(self.max_bytes, self.max_files)}")
-        return options[b"boundary"]
+        try:
+            return _Parts(options[b"boundary"], self.max_bytes, self.max_files)
+        except FormParserError as error:
+            raise Problem(422, f"the boundary of the multipart/form-data is malformed: {error}") from None
 
-    async def _chunks(self) -> AsyncIterator[bytes]:
-        chunks = self.request.stream()
-        while True:
-            self.receiving = True
-            chunk = await anext(chunks, None)
-            self.receiving = False
-            if chunk is None:
-                return
-            yield chunk
+    async def _receive(self) -> bytes | None:
+        """Return what has arrived of the body; None at its end."""
+        self.receiving = True
+        try:
+            async with asyncio.timeout(STALL_TIMEOUT):
+                chunk = await anext(self.chunks, None)
+        except TimeoutError:
+            raise Problem(408, f"nothing of the pictures arrived for {STALL_TIMEOUT:g} seconds") from None
+        self.receiving = False
+        return chunk
 
 
 class _Parts:

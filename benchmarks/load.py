@@ -147,8 +147,8 @@ def request(jpeg: bytes) -> bytes:
     disposition = 'Content-Disposition: form-data; name="files"; filename="picture.jpg"'
     body = f"--{BOUNDARY}\r\n{disposition}\r\nContent-Type: image/jpeg\r\n\r\n".encode() + jpeg
     body += f"\r\n--{BOUNDARY}--\r\n".encode()
-    kind = f"Content-Type: multipart/form-data; boundary={BOUNDARY}"
-    return f"POST /v1/predict HTTP/1.1\r\nHost: x\r\n{kind}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+    head = f"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
+    return f"{head}Content-Type: multipart/form-data; boundary={BOUNDARY}\r\n\r\n".encode() + body
 
 
 if __name__ == "__main__":

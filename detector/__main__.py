@@ -114,7 +114,7 @@ def prediction_rows(detector: "Detector", files: Sequence[str]) -> Iterator[Row]
         if isinstance(prediction, UserError):
             yield error_row(file, str(prediction))
         else:
-            yield prediction_row(file, prediction)
+            yield prediction_row(file, prediction, detector.sha256)
 
 
 def explanation_rows(detector: "Detector", files: Sequence[str], drawings: "list[Image.Image]") -> Iterator[Row]:
@@ -126,7 +126,7 @@ def explanation_rows(detector: "Detector", files: Sequence[str], drawings: "list
             yield error_row(file, str(error))
         else:
             drawings.append(explanation.drawing)
-            yield prediction_row(file, explanation.prediction)
+            yield prediction_row(file, explanation.prediction, detector.sha256)
 
 
 if __name__ == "__main__":

@@ -25,10 +25,11 @@ from PIL import Image
 from detector.cores import thread_count
 from detector.errors import UserError
 from detector.explain import draw_explanation, occlusion_maps, percent
+from detector.files import file_sha256
 from detector.labels import probability, verdict
 from detector.limit import limit_of, limit_of_adapted
 from detector.pictures import Preprocessed, Source, preprocess
-from detector.record import ExportedRecord
+from detector.record import FILE, ExportedRecord
 from detector.sizes import images_at_a_time
 
 if TYPE_CHECKING:
@@ -83,10 +84,15 @@ class Detector:
     """An opened model folder. Threads may share one."""
 
     def __init__(
-        self, session: onnxruntime.InferenceSession, record: ExportedRecord, adapted: "AdaptedPart | None" = None
+        self,
+        session: onnxruntime.InferenceSession,
+        record: ExportedRecord,
+        sha256: str,
+        adapted: "AdaptedPart | None" = None,
     ) -> None:
-        """session: of model.onnx. record: its model.json. adapted: what an adapted model computes beyond it."""
-        self.session, self.record, self.adapted = session, record, adapted
+        """session: of model.onnx. record: its model.json. sha256: of model.json, which holds those of the other files,
+        so that it says which model this is. adapted: what an adapted model computes beyond it."""
+        self.session, self.record, self.sha256, self.adapted = session, record, sha256, adapted
         self.batch_size = images_at_a_time(SCORED, record.network_size)
 
     @classmethod
@@ -97,6 +103,7 @@ class Detector:
         """
         folder = Path(folder)
         try:
+            sha256 = file_sha256(folder / FILE)
             record = ExportedRecord.read(folder)
             record.check_files(folder, "model.onnx", "model.safetensors")
         except (FileNotFoundError, NotADirectoryError):
@@ -112,7 +119,7 @@ class Detector:
         except ValueError as error:
             raise UserError(f"{folder / 'model.onnx'} cannot be opened: {error}") from None
         if record.adapted is None:
-            return cls(session, record)
+            return cls(session, record, sha256)
         from detector.head import AdaptedPart, Head  # other models do without
 
         files = ("features.onnx", "features.safetensors", "head.safetensors")
@@ -120,7 +127,8 @@ class Detector:
             record.check_files(folder, *files)
         except FileNotFoundError:
             raise UserError(f"no {', '.join(files)} in {folder}: `python -m detector adapt` makes it anew") from None
-        return cls(session, record, AdaptedPart(open_session(folder / "features.onnx", threads), Head.read(folder)))
+        adapted = AdaptedPart(open_session(folder / "features.onnx", threads), Head.read(folder))
+        return cls(session, record, sha256, adapted)
 
     @property
     def title(self) -> str:

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from detector.detector import Prediction
 
-COLUMNS = ["file", "verdict", "p_fake", "out_of_distribution", "notes", "error"]
+COLUMNS = ["file", "verdict", "p_fake", "out_of_distribution", "notes", "error", "model_sha256"]
 WIDEST = 60  # characters of a file's name in the table; longer ones push the rest of their row
 
 Row = dict[str, Any]  # a value for each of COLUMNS, None where there is none
 
 
-def prediction_row(file: str, prediction: "Prediction") -> Row:
-    return {"file": file, **vars(prediction), "error": None}
+def prediction_row(file: str, prediction: "Prediction", model_sha256: str) -> Row:
+    return {"file": file, **vars(prediction), "error": None, "model_sha256": model_sha256}
 
 
 def error_row(file: str, reason: str) -> Row:

@@ -13,6 +13,7 @@ COPY detector detector
 COPY app app
 COPY models/resnet18 models/resnet18
 
+# It listens on every address of the container, and answers to localhost and 127.0.0.1; for other names: SERVE_HOSTS.
 ENV PYTHONDONTWRITEBYTECODE=1 SERVE_HOST=0.0.0.0
 USER 10001:10001
 EXPOSE 8000

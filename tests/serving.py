@@ -5,10 +5,12 @@ import os
 import queue
 import re
 import signal
+import socket
 import struct
 import subprocess
 import sys
 import threading
+import time
 import zlib
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +24,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tests.conftest import ROOT
 from tests.models import exported
+
+BOUNDARY = "----of-the-test"
 
 
 def make_model(folder: Path, **changes: Any) -> Path:
@@ -143,3 +147,51 @@ class Server:
 
 def files(*pictures: bytes) -> list[tuple[str, tuple[str, bytes, str]]]:
     return [("files", (f"secret{n}.jpg", data, "image/jpeg")) for n, data in enumerate(pictures)]
+
+
+def refused(response: httpx.Response, status: int) -> str:
+    """What a refusal says; it must be a problem of RFC 9457."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    problem = response.json()
+    assert {"type", "title", "status", "detail"} <= problem.keys()
+    assert problem["status"] == status
+    return str(problem["detail"])
+
+
+def body(*pictures: bytes) -> bytes:
+    parts = [
+        f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="files"; filename="p.jpg"\r\n\r\n'.encode()
+        + data
+        + b"\r\n"
+        for data in pictures
+    ]
+    return b"".join(parts) + f"--{BOUNDARY}--\r\n".encode()
+
+
+def begin(server: Server, content: bytes, length: int | None = None) -> socket.socket:
+    """A connection on which a request has begun: its head, and so much of its body."""
+    connection = socket.create_connection(("127.0.0.1", server.port), timeout=10)
+    head = f"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary={BOUNDARY}\r\n"
+    connection.sendall(f"{head}Content-Length: {length or len(content)}\r\n\r\n".encode() + content)
+    return connection
+
+
+def rest(connection: socket.socket) -> str:
+    """The answer: head and body."""
+    with connection:
+        received = b""
+        while not (found := re.search(rb"content-length: (\d+)\r\n.*?\r\n\r\n", received, re.DOTALL)) or (
+            len(received) < found.end() + int(found[1])
+        ):
+            more = connection.recv(65536)
+            assert more, received
+            received += more
+        return received.decode()
+
+
+def until(condition: Any, seconds: float = 5) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.02)

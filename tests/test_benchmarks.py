@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from ruamel.yaml import YAML
 
 from benchmarks import dvc_overhead, load, trainers
 from benchmarks.ask import report
 from benchmarks.damage import ask_about_copies, picture
+from benchmarks.strangers import SIZE, Turn, many_scans, mutants
+from benchmarks.strangers import report as strangers_report
 from benchmarks.train_step import operations_per_image, tensor_bytes
 from benchmarks.trainers import BEGIN, EPOCH, Training, table
 from detector import Detector
@@ -147,3 +150,25 @@ def test_flipped_bits_are_told_apart_by_who_notices(tmp_path: Path) -> None:
         found[form] = ask_about_copies(detector, file.getvalue(), 20, seed=0)
     assert found["PNG"] == (20, 0, [])
     assert len(found["BMP"][2]) > 15, "a BMP has no checksum"
+
+
+def test_good_requests_beside_strangers_are_compared_turn_by_turn() -> None:
+    good = [Turn([(200, 0.010)] * 99 + [(200, seconds)], [(200, 0.002)]) for seconds in (0.02, 0.04, 0.05)]
+    mutants = [Turn([(200, 0.012)] * 99 + [(200, seconds)], [(200, 0.004)]) for seconds in (0.03, 0.04, 0.10)]
+    costly = [Turn([(200, 0.1), (504, 30.0), (0, 40.0)], [(200, 0.4), (0, 2.0)])]
+    *_, first, second, third, _, ratio = strangers_report(
+        {"good": good, "mutants": mutants, "costly": costly}
+    ).splitlines()
+    assert first == "| good | 300 | 0 | 10 ms | 40 ms | 50 ms | 2 ms |"
+    assert second == "| mutants | 300 | 0 | 12 ms | 40 ms | 100 ms | 4 ms |"
+    assert third == "| costly | 3 | 2 | 30,000 ms | 40,000 ms | 40,000 ms | never |"
+    assert ratio.startswith("p99 beside mutants: 1.50 times")
+
+
+def test_mutants_are_those_of_their_seed_and_costly_files_are_pictures() -> None:
+    first, again, other = (list(itertools.islice(mutants(seed), 20)) for seed in (0, 0, 1))
+    assert first == again != other
+    jpeg = many_scans()
+    assert SIZE * 0.9 < len(jpeg) <= SIZE
+    with Image.open(io.BytesIO(jpeg)) as image:
+        assert image.size == (2000, 2000)

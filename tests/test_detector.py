@@ -26,6 +26,7 @@ from detector.__main__ import main
 from detector.detector import score
 from detector.errors import UserError
 from detector.explain import occlusion_maps
+from detector.files import file_sha256
 from detector.images import decode
 from detector.labels import probability
 from detector.limit import LIMIT
@@ -508,10 +509,12 @@ def test_a_name_with_a_line_break_is_one_row(
 
 def test_json_and_csv_say_what_python_is_told(album: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     answers = Detector.load(folder).predict(FOUND)
+    digest = file_sha256(folder / "model.json")
     status, out, err = ask(capsys, folder, str(album), "--json")
     assert status == 0
     assert json.loads(out) == [
-        {"file": file, **vars(answer), "error": None} for file, answer in zip(FOUND, answers, strict=True)
+        {"file": file, **vars(answer), "error": None, "model_sha256": digest}
+        for file, answer in zip(FOUND, answers, strict=True)
     ]
     assert len(err.splitlines()) == 2
 
@@ -525,6 +528,7 @@ def test_json_and_csv_say_what_python_is_told(album: Path, folder: Path, capsys:
             "out_of_distribution": str(answer.out_of_distribution),
             "notes": "; ".join(answer.notes),
             "error": "",
+            "model_sha256": digest,
         }
         for file, answer in zip(FOUND, answers, strict=True)
     ]

@@ -11,7 +11,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from app.schemas import PHOTOGRAPH
+from app.schemas import PHOTOGRAPH, SHA256
 from detector import Detector
 from detector.limit import LIMIT
 from tests.conftest import BIN, ROOT, Project
@@ -104,7 +104,8 @@ def test_the_released_models_come_with_a_clone_and_know_what_they_are_shown(clon
         assert rows["ship.png"]["verdict"] == "FAKE"
         if model == "resnet18":  # what the API's description gives as its answer
             said = rows["coffee.jpg"] | {"file": "coffee.jpg", "p_fake": round(rows["coffee.jpg"]["p_fake"], 2)}
-            assert said == PHOTOGRAPH | {"p_fake": round(PHOTOGRAPH["p_fake"], 2)}
+            expected = PHOTOGRAPH | {"p_fake": round(PHOTOGRAPH["p_fake"], 2), "model_sha256": SHA256}
+            assert said == expected, "the examples are answers of another model"
 
 
 def test_every_metric_is_explained() -> None:
@@ -203,8 +204,10 @@ def test_examples_in_prose_are_what_the_released_model_answers(clone: Project) -
     clone.tool("unpack")
     asked = clone.run(sys.executable, "-m", "detector", "app/static/examples/ship.png", "--json").stdout
     (answer,) = json.loads(asked)
-    example = re.search(r'\{"file": "ship.png".*\}', (ROOT / "docs/reference/http.md").read_text())
+    reference = (ROOT / "docs/reference/http.md").read_text()
+    example = re.search(r'\{"file": "ship.png".*\}', reference)
     assert example is not None
+    assert f'"model_sha256": "{answer.pop("model_sha256")}"' in reference
     assert json.loads(example[0]) == answer | {"file": "ship.png", "p_fake": round(answer["p_fake"], 4)}
     title = Detector.load(clone.path / "models/resnet18").title
     assert f"\n{title}; " in (ROOT / "benchmarks/results/load.md").read_text()
