@@ -23,12 +23,14 @@ def main() -> None:
     from app.observability import log_as_json
     from app.service import create
     from detector.detector import Detector
+    from detector.pool import DecodingPool
 
-    detectors = {folder.name: Detector.load(folder, settings.threads) for folder in settings.models}
+    pool = DecodingPool(settings.threads, settings.max_pixels, settings.decode_seconds, settings.decode_megabytes)
+    detectors = {folder.name: Detector.load(folder, settings.threads, pool) for folder in settings.models}
     listener = listen(settings)
     log_as_json()
     config = uvicorn.Config(
-        create(settings, detectors),
+        create(settings, detectors, pool),
         log_config=None,
         access_log=False,  # app/observability.py logs requests, without their paths
         server_header=False,

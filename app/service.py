@@ -32,9 +32,9 @@ from app.settings import Settings
 from app.uploads import File, Upload
 from detector.detector import Detector, Explanation, Prediction
 from detector.errors import UserError
-from detector.images import FORMATS
 from detector.limit import LIMIT
-from detector.pictures import Preprocessed
+from detector.pool import DecodingPool
+from detector.preprocessed import Preprocessed, TooManyPixelsError
 
 STATIC = Path(__file__).parent / "static"
 DESCRIPTION = f"""Is a picture FAKE (AI-generated) or REAL? **{LIMIT}**
@@ -74,8 +74,10 @@ class Model:
 class Service:
     """What the routes share: models, threads, limits."""
 
-    def __init__(self, settings: Settings, detectors: dict[str, Detector], metrics: Metrics) -> None:
-        self.settings, self.metrics = settings, metrics
+    def __init__(
+        self, settings: Settings, detectors: dict[str, Detector], pool: DecodingPool, metrics: Metrics
+    ) -> None:
+        self.settings, self.pool, self.metrics = settings, pool, metrics
         self.models = {name: Model(name, detector, self) for name, detector in detectors.items()}
         self.readers = ThreadPoolExecutor(settings.threads, "read")
         self.busy = 0
@@ -84,6 +86,7 @@ class Service:
     async def running(self, _: FastAPI) -> AsyncIterator[None]:
         tasks = [asyncio.create_task(model.batcher.run()) for model in self.models.values()]
         yield
+        self.pool.close()
         for task in tasks:
             task.cancel()
 
@@ -97,22 +100,6 @@ class Service:
 
     async def in_thread(self, function: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self.readers, function)
-
-    def check_pixels(self, data: bytes) -> None:
-        """Raises Problem by the size in a picture's header. One without a header is left to Detector.preprocess."""
-        try:
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                width, height = image.size
-        except Image.DecompressionBombError:  # Pillow's own limit; it does not say the size
-            raise Problem(413, f"the picture is more than {self.settings.max_pixels / 1e6:.3g} megapixels") from None
-        except Exception:  # broken bytes can make Pillow raise any exception
-            return
-        if width * height > self.settings.max_pixels:
-            raise Problem(413, f"{width}x{height} is more than {self.settings.max_pixels / 1e6:.3g} megapixels")
-
-    def check_and_preprocess(self, model: Model, data: bytes) -> Preprocessed:
-        self.check_pixels(data)
-        return model.detector.preprocess(data)
 
     @contextlib.asynccontextmanager
     async def admission(self, request: Request, max_files: int) -> AsyncIterator[Upload]:
@@ -141,13 +128,13 @@ class Service:
             async def ask(file: File) -> Prediction | Problem:
                 try:
                     try:
-                        preprocessed = await self.in_thread(partial(self.check_and_preprocess, model, file.data))
+                        preprocessed = await self.in_thread(partial(model.detector.preprocess, file.data))
                     finally:
                         file.data = b""
                         undecoded.release()
                     return await model.batcher.ask(preprocessed)
                 except UserError as error:
-                    return Problem(422, str(error))
+                    return refusal(error)
                 except Problem as problem:
                     return problem
 
@@ -168,20 +155,17 @@ class Service:
         async with self.admission(request, 1) as upload:
             (file,) = [file async for file in upload.files()]
 
-            def explanation() -> Explanation:
-                self.check_pixels(file.data)
-                return model.detector.explain(file.data)
-
             try:
-                return file.name, await self.in_thread(explanation)
+                return file.name, await self.in_thread(partial(model.detector.explain, file.data))
             except UserError as error:
-                raise Problem(422, str(error)) from None
+                raise refusal(error) from None
 
 
-def create(settings: Settings, detectors: dict[str, Detector]) -> Observability:
-    """The ASGI application. detectors: by the name that requests call them by; the first is the default."""
+def create(settings: Settings, detectors: dict[str, Detector], pool: DecodingPool) -> Observability:
+    """The ASGI application. detectors: by the name that requests call them by; the first is the default. pool: decodes
+    their pictures, and is closed at the end."""
     metrics = Metrics()
-    service = Service(settings, detectors, metrics)
+    service = Service(settings, detectors, pool, metrics)
     api = FastAPI(
         title="AI Art Detector",
         description=DESCRIPTION,
@@ -288,6 +272,10 @@ def create(settings: Settings, detectors: dict[str, Detector]) -> Observability:
 
     api.openapi = complete  # type: ignore[method-assign]
     return Observability(api, metrics)
+
+
+def refusal(error: UserError) -> Problem:
+    return Problem(413 if isinstance(error, TooManyPixelsError) else 422, str(error))
 
 
 def file_prediction(file: str, prediction: Prediction | Problem) -> FilePrediction:

@@ -62,10 +62,15 @@ def ask(arguments: Sequence[str]) -> None:
     parser.add_argument("--explain", metavar="PNG", help=f"draw where the evidence lies, in {MOST} pictures at most")
     options = parser.parse_args(arguments)
 
-    from detector.detector import Detector  # --help does without
-    from detector.pictures import find_pictures, passed_over
+    from detector.pool import DecodingPool  # --help does without
 
-    detector = Detector.load(options.model)
+    pool = DecodingPool()
+    pool.start()  # it imports its decoders while this process imports the rest and opens the model
+
+    from detector.detector import Detector
+    from detector.sources import find_pictures, passed_over
+
+    detector = Detector.load(options.model, pool=pool)
     print(f"{options.model}: {detector.title}", file=sys.stderr)
     files, problems, others = find_pictures(options.pictures)
     if others:

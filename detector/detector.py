@@ -16,25 +16,30 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO, TypeGuard
 
 import numpy as np
 import onnxruntime
-from PIL import Image
 
 from detector.cores import thread_count
 from detector.errors import UserError
-from detector.explain import draw_explanation, occlusion_maps, percent
 from detector.labels import probability, verdict
 from detector.limit import limit_of, limit_of_adapted
-from detector.pictures import Preprocessed, Source, preprocess
+from detector.output import percent
+from detector.pool import DecodingPool
+from detector.preprocessed import Preprocessed
 from detector.record import ExportedRecord
 from detector.sizes import images_at_a_time
+from detector.sources import read
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from detector.head import AdaptedPart
+    from detector.pictures import Source
 
 BATCH = 64  # pictures read at a time
+BATCH_BYTES = 2**25  # of files that are read before they are decoded
 SCORED = 1000  # pictures of 32 px that are scored at a time
 
 # Pairs: largest OOD score in multiples of its threshold, and what it means for the answer.
@@ -76,22 +81,32 @@ class Explanation:
     prediction: Prediction
     occlusion_map: np.ndarray
     seen_region: tuple[float, float, float, float]
-    drawing: Image.Image
+    drawing: "Image.Image"
 
 
 class Detector:
-    """An opened model folder. Threads may share one."""
+    """An opened model folder. Threads may share one.
+
+    Picture files are decoded in processes of their own, which the operating system bounds (detector/pool.py).
+    """
 
     def __init__(
-        self, session: onnxruntime.InferenceSession, record: ExportedRecord, adapted: "AdaptedPart | None" = None
+        self,
+        session: onnxruntime.InferenceSession,
+        record: ExportedRecord,
+        pool: DecodingPool,
+        adapted: "AdaptedPart | None" = None,
     ) -> None:
         """session: of model.onnx. record: its model.json. adapted: what an adapted model computes beyond it."""
-        self.session, self.record, self.adapted = session, record, adapted
+        self.session, self.record, self.pool, self.adapted = session, record, pool, adapted
         self.batch_size = images_at_a_time(SCORED, record.network_size)
 
     @classmethod
-    def load(cls, folder: str | Path = "models/resnet18", threads: int | None = None) -> "Detector":
-        """Read a model folder. threads: how many cores compute one batch; without it, OMP_NUM_THREADS or all.
+    def load(
+        cls, folder: str | Path = "models/resnet18", threads: int | None = None, pool: DecodingPool | None = None
+    ) -> "Detector":
+        """Read a model folder. threads: how many cores compute one batch; without it, OMP_NUM_THREADS or all. pool:
+        decodes picture files, and several models may share it; without it, one with as many workers.
 
         Raises UserError where the folder is missing, broken or not exported.
         """
@@ -111,8 +126,9 @@ class Detector:
             session = open_session(folder / "model.onnx", threads)
         except ValueError as error:
             raise UserError(f"{folder / 'model.onnx'} cannot be opened: {error}") from None
+        pool = pool or DecodingPool(threads)
         if record.adapted is None:
-            return cls(session, record)
+            return cls(session, record, pool)
         from detector.head import AdaptedPart, Head  # other models do without
 
         files = ("features.onnx", "features.safetensors", "head.safetensors")
@@ -120,7 +136,8 @@ class Detector:
             record.check_files(folder, *files)
         except FileNotFoundError:
             raise UserError(f"no {', '.join(files)} in {folder}: `python -m detector adapt` makes it anew") from None
-        return cls(session, record, AdaptedPart(open_session(folder / "features.onnx", threads), Head.read(folder)))
+        adapted = AdaptedPart(open_session(folder / "features.onnx", threads), Head.read(folder))
+        return cls(session, record, pool, adapted)
 
     @property
     def title(self) -> str:
@@ -137,18 +154,18 @@ class Detector:
             return limit_of_adapted(adapted.real, adapted.fake, self.record.input_size)
         return limit_of(self.record.dataset, self.record.input_size)
 
-    def predict(self, images: Iterable[Source]) -> list[Prediction]:
+    def predict(self, images: "Iterable[Source]") -> list[Prediction]:
         """Answer for each picture, in order.
 
         images: any mixture of picture files' bytes, paths, open files, PIL images and arrays, uint8 (height, width, 3),
         RGB. Raises UserError, which names it, for the first that cannot be read; `stream` goes on.
         """
-        is_one = isinstance(images, str | bytes | os.PathLike | Image.Image)
+        is_one = isinstance(images, str | bytes) or not isinstance(images, Iterable)
         if is_one or (isinstance(images, np.ndarray) and images.ndim != 4):
             raise UserError("predict takes several pictures: predict([picture])")
         names: list[str] = []
 
-        def named() -> Iterator[Source]:
+        def named() -> "Iterator[Source]":
             for number, image in enumerate(images):
                 names.append(str(image) if isinstance(image, str | os.PathLike) else f"picture {number}")
                 yield image
@@ -160,21 +177,24 @@ class Detector:
             predictions.append(prediction)
         return predictions
 
-    def stream(self, pictures: Iterable[Source]) -> Iterator[Prediction | UserError]:
+    def stream(self, pictures: "Iterable[Source]") -> Iterator[Prediction | UserError]:
         """Answer as `predict` does, one after the other; for one that cannot be read, yield its UserError.
 
-        BATCH pictures are read at a time, each reduced to the input's size at once: memory does not grow with their
-        number.
+        BATCH pictures are read at a time, and reduced to the input's size once there are BATCH_BYTES of them: memory
+        does not grow with their number.
         """
         remaining = iter(pictures)
-        while batch := [self._preprocess_or_error(picture) for picture in islice(remaining, BATCH)]:
+        while batch := self._preprocess_all(islice(remaining, BATCH)):
             predictions = iter(self.predict_batch([one for one in batch if isinstance(one, Preprocessed)]))
             for one in batch:
                 yield next(predictions) if isinstance(one, Preprocessed) else one
 
-    def preprocess(self, picture: Source) -> Preprocessed:
+    def preprocess(self, picture: "Source") -> Preprocessed:
         """Make one picture ready for `predict_batch`. Raises UserError where it cannot be read."""
-        return preprocess(picture, self.record.input_size, self.record.fit, self.record.reencode)
+        (one,) = self._preprocess_all([picture])
+        if isinstance(one, UserError):
+            raise one
+        return one
 
     def predict_batch(self, batch: Sequence[Preprocessed]) -> list[Prediction]:
         """Score the pictures together. Raises UserError where the model's scores are not finite."""
@@ -190,8 +210,10 @@ class Detector:
         """Return the logits of FAKE of images, uint8 (N, S, S, 3), of the input's size: float32 (N)."""
         return self._score(images, self.record.flip_tta_margin)[0]
 
-    def explain(self, picture: Source) -> Explanation:
+    def explain(self, picture: "Source") -> Explanation:
         """Answer for one picture, with its occlusion map. Raises UserError where it cannot be read."""
+        from detector.explain import draw_explanation, occlusion_maps  # an answer alone does without Pillow
+
         one = self.preprocess(picture)
         (prediction,) = self.predict_batch([one])
         (occlusion_map,) = occlusion_maps(lambda images: self._score(images, math.inf)[0], one.pixels[None])
@@ -206,11 +228,33 @@ class Detector:
         logits, ood_scores = (np.concatenate(part) for part in zip(*parts, strict=True))
         return (logits, ood_scores) if self.adapted is None else self.adapted.score(images, logits)
 
-    def _preprocess_or_error(self, picture: Source) -> Preprocessed | UserError:
-        try:
-            return self.preprocess(picture)
-        except UserError as error:
-            return error
+    def _preprocess_all(self, pictures: "Iterable[Source]") -> list[Preprocessed | UserError]:
+        """Files are decoded by the pool, arrays and PIL images here."""
+        how = self.record.input_size, self.record.fit, self.record.reencode
+        results: dict[int, Preprocessed | UserError] = {}
+        files: dict[int, bytes] = {}  # read, not decoded yet
+
+        def decode() -> None:
+            results.update(zip(files, self.pool.preprocess(list(files.values()), *how), strict=True))
+            files.clear()
+
+        count = 0
+        for number, picture in enumerate(pictures):
+            count += 1
+            try:
+                if is_file(picture):
+                    files[number] = read(picture)
+                else:
+                    from detector.pictures import preprocess  # the caller has Pillow already
+
+                    results[number] = preprocess(picture, *how)
+            except UserError as error:
+                results[number] = error
+            if sum(map(len, files.values())) >= BATCH_BYTES:
+                decode()
+        if files:
+            decode()
+        return [results[number] for number in range(count)]
 
     def _prediction(self, p_fake: float, excess: float, notes: list[str]) -> Prediction:
         """excess: the OOD score divided by its threshold."""
@@ -221,6 +265,10 @@ class Detector:
             far = f"out of distribution (far from the {known}), {times} times the threshold"
             notes = [*notes, f"{far}: {meaning}"]
         return Prediction(p_fake, verdict(p_fake, self.record.abstention_band), notes, excess > 1)
+
+
+def is_file(picture: "Source") -> TypeGuard[bytes | str | os.PathLike[str] | BinaryIO]:
+    return isinstance(picture, bytes | str | os.PathLike) or hasattr(picture, "read")
 
 
 def open_session(path: Path, threads: int | None = None) -> onnxruntime.InferenceSession:

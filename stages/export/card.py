@@ -13,10 +13,10 @@ from typing import Any
 from ruamel.yaml import YAML
 from scipy.stats import binomtest
 
-from detector.images import FORMATS
 from detector.limit import limit_of
-from detector.pictures import MAX_PIXELS, SPARE
+from detector.pictures import SPARE
 from detector.record import ExportedRecord
+from detector.sources import FORMATS, MAX_PIXELS
 
 CORRUPTIONS = {  # metrics/robustness.json: heading, and what its strength is
     "none": "none",
