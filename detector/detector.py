@@ -13,6 +13,7 @@ detector adapt` made from one. onnxruntime runs it, so that asking needs no torc
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -28,7 +29,6 @@ from detector.limit import limit_of, limit_of_adapted
 from detector.output import percent
 from detector.pool import DecodingPool
 from detector.preprocessed import Preprocessed
-from detector.record import ExportedRecord
 from detector.sizes import images_at_a_time
 from detector.sources import read
 
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from detector.head import AdaptedPart
     from detector.pictures import Source
+    from detector.record import ExportedRecord
 
 BATCH = 64  # pictures read at a time
 BATCH_BYTES = 2**25  # of files that are read before they are decoded
@@ -93,7 +94,7 @@ class Detector:
     def __init__(
         self,
         session: onnxruntime.InferenceSession,
-        record: ExportedRecord,
+        record: "ExportedRecord",
         pool: DecodingPool,
         adapted: "AdaptedPart | None" = None,
     ) -> None:
@@ -111,21 +112,13 @@ class Detector:
         Raises UserError where the folder is missing, broken or not exported.
         """
         folder = Path(folder)
-        try:
-            record = ExportedRecord.read(folder)
-            record.check_files(folder, "model.onnx", "model.safetensors")
-        except (FileNotFoundError, NotADirectoryError):
-            if folder.exists() and not folder.is_dir():
-                raise UserError(f"{folder} is a file: a model is the folder with model.json and model.onnx") from None
-            where = f"in {folder}" + ("" if folder.exists() else f" (there is no folder {folder.absolute()})")
-            raise UserError(
-                f"no model.onnx, model.safetensors and model.json {where}: in the repository, `dvc pull "
-                "models/resnet18` fetches a released model, `dvc repro export` puts one's own into models/exported"
-            ) from None
-        try:
-            session = open_session(folder / "model.onnx", threads)
-        except ValueError as error:
-            raise UserError(f"{folder / 'model.onnx'} cannot be opened: {error}") from None
+        with ThreadPoolExecutor(1) as beside:  # onnxruntime takes as long as all that is imported and checked meanwhile
+            opening = beside.submit(open_session, folder / "model.onnx", threads)
+            record = read_record(folder)
+            try:
+                session = opening.result()
+            except ValueError as error:
+                raise UserError(f"{folder / 'model.onnx'} cannot be opened: {error}") from None
         pool = pool or DecodingPool(threads)
         if record.adapted is None:
             return cls(session, record, pool)
@@ -265,6 +258,24 @@ class Detector:
             far = f"out of distribution (far from the {known}), {times} times the threshold"
             notes = [*notes, f"{far}: {meaning}"]
         return Prediction(p_fake, verdict(p_fake, self.record.abstention_band), notes, excess > 1)
+
+
+def read_record(folder: Path) -> "ExportedRecord":
+    """Read model.json, and compare the files beside it with their digests. Raises UserError."""
+    from detector.record import ExportedRecord
+
+    try:
+        record = ExportedRecord.read(folder)
+        record.check_files(folder, "model.onnx", "model.safetensors")
+    except (FileNotFoundError, NotADirectoryError):
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"{folder} is a file: a model is the folder with model.json and model.onnx") from None
+        where = f"in {folder}" + ("" if folder.exists() else f" (there is no folder {folder.absolute()})")
+        raise UserError(
+            f"no model.onnx, model.safetensors and model.json {where}: in the repository, `dvc pull "
+            "models/resnet18` fetches a released model, `dvc repro export` puts one's own into models/exported"
+        ) from None
+    return record
 
 
 def is_file(picture: "Source") -> TypeGuard[bytes | str | os.PathLike[str] | BinaryIO]:

@@ -58,7 +58,11 @@ def import_decoders() -> None:
 
 def limit_memory(megabytes: int) -> None:
     """Bound the address space to what the process has now and so many MB more. Only Linux enforces that."""
+    import ctypes
     import resource
+
+    with contextlib.suppress(AttributeError):  # of glibc: blocks from 1 MB on go back to the system when they are freed
+        ctypes.CDLL(None).mallopt(-3, 2**20)  # M_MMAP_THRESHOLD, which would grow
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with contextlib.suppress(FileNotFoundError), open("/proc/self/statm") as file:  # noqa: PTH123

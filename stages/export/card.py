@@ -193,7 +193,7 @@ cut away, so proportions change. One of that size is taken as it is. Before, it 
 orientation says, 16 bits are made 8 (the upper ones), other colours are made RGB, and transparency is put on white; of
 an animation the first frame is used. A JPEG is decoded at a half, quarter or eighth of its size where that leaves
 {SPARE * size} pixels or more in width and height. Each answer has notes on what was done. Formats:
-{", ".join(FORMATS)}, up to {MAX_PIXELS // 10**6} megapixels.
+{", ".join(FORMATS)}, up to {MAX_PIXELS // 10**6} megapixels, a JPEG up to {2 * MAX_PIXELS // 10**6}.
 
 ## Files
 
