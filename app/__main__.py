@@ -21,8 +21,10 @@ def main() -> None:
     from app.observability import log_as_json
     from app.server import Server
     from detector.detector import Detector
+    from detector.pool import DecodingPool
 
-    detectors = {folder.name: Detector.load(folder, settings.threads) for folder in settings.models}
+    pool = DecodingPool(settings.threads, settings.max_pixels, settings.decode_seconds, settings.decode_megabytes)
+    detectors = {folder.name: Detector.load(folder, settings.threads, pool) for folder in settings.models}
     listener = bind(settings)
     log_as_json()
 
@@ -36,7 +38,7 @@ def main() -> None:
     # uvicorn raises the signal that stopped it again, once all requests are answered: that is no failure
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
-    Server(create(settings, detectors), settings.timeout, greet).run(sockets=[listener])
+    Server(create(settings, detectors, pool), settings.timeout, greet).run(sockets=[listener])
 
 
 def bind(settings: Settings) -> socket.socket:

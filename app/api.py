@@ -29,6 +29,7 @@ from app.service import Service
 from app.settings import Settings
 from detector.detector import Detector, Prediction
 from detector.limit import LIMIT
+from detector.pool import DecodingPool
 
 STATIC = Path(__file__).parent / "static"
 DESCRIPTION = f"""Is a picture FAKE (AI-generated) or REAL? **{LIMIT}**
@@ -37,10 +38,11 @@ Every refusal is an `application/problem+json` body (RFC 9457) whose `detail` sa
 """
 
 
-def create(settings: Settings, detectors: dict[str, Detector]) -> Observability:
-    """The ASGI application. detectors: by the name that requests call them by; the first is the default."""
+def create(settings: Settings, detectors: dict[str, Detector], pool: DecodingPool) -> Observability:
+    """The ASGI application. detectors: by the name that requests call them by; the first is the default. pool: decodes
+    their pictures, and is closed at the end."""
     metrics = Metrics()
-    service = Service(settings, detectors, metrics)
+    service = Service(settings, detectors, pool, metrics)
     api = FastAPI(
         title="AI Art Detector",
         description=DESCRIPTION,

@@ -18,8 +18,8 @@ from app.settings import Settings
 from app.uploads import File, Upload
 from detector.detector import Detector, Explanation, Prediction
 from detector.errors import UserError
-from detector.images import FORMATS
-from detector.pictures import Preprocessed
+from detector.pool import DecodingPool
+from detector.preprocessed import Preprocessed, TooManyPixelsError
 
 READY_TIMEOUT = 1.0  # seconds for the answers to the service's own pictures
 
@@ -65,8 +65,10 @@ class Model:
 class Service:
     """What the routes share: models, threads, limits."""
 
-    def __init__(self, settings: Settings, detectors: dict[str, Detector], metrics: Metrics) -> None:
-        self.settings, self.metrics = settings, metrics
+    def __init__(
+        self, settings: Settings, detectors: dict[str, Detector], pool: DecodingPool, metrics: Metrics
+    ) -> None:
+        self.settings, self.pool, self.metrics = settings, pool, metrics
         self.models = {name: Model(name, detector, self) for name, detector in detectors.items()}
         self.readers = ThreadPoolExecutor(settings.threads, "read")
         self.busy = 0
@@ -77,6 +79,7 @@ class Service:
         tasks = [asyncio.create_task(model.batcher.run()) for model in self.models.values()]
         await self.answer_blanks()  # a first answer takes longer, and shows whether there are any
         yield
+        self.pool.close()
         for task in tasks:
             task.cancel()
 
@@ -89,26 +92,10 @@ class Service:
     async def in_thread(self, function: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self.readers, function)
 
-    def check_pixels(self, data: bytes) -> None:
-        """Raises Problem by the size in a picture's header. One without a header is left to Detector.preprocess."""
-        try:
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                width, height = image.size
-        except Image.DecompressionBombError:  # Pillow's own limit; it does not say the size
-            raise Problem(413, f"the picture is more than {self.settings.max_pixels / 1e6:.3g} megapixels") from None
-        except Exception:  # broken bytes can make Pillow raise any exception
-            return
-        if width * height > self.settings.max_pixels:
-            raise Problem(413, f"{width}x{height} is more than {self.settings.max_pixels / 1e6:.3g} megapixels")
-
-    def check_and_preprocess(self, model: Model, data: bytes) -> Preprocessed:
-        self.check_pixels(data)
-        return model.detector.preprocess(data)
-
     async def answer_blanks(self) -> None:
         """Let every model answer for the blank picture, as it does for a request's."""
         for model in self.models.values():
-            preprocessed = await self.in_thread(partial(self.check_and_preprocess, model, BLANK))
+            preprocessed = await self.in_thread(partial(model.detector.preprocess, BLANK))
             await model.batcher.ask(preprocessed)
 
     async def check_ready(self) -> None:
@@ -159,13 +146,13 @@ class Service:
             async def ask(file: File) -> Prediction | Problem:
                 try:
                     try:
-                        preprocessed = await self.in_thread(partial(self.check_and_preprocess, model, file.data))
+                        preprocessed = await self.in_thread(partial(model.detector.preprocess, file.data))
                     finally:
                         file.data = b""
                         undecoded.release()
                     return await model.batcher.ask(preprocessed)
                 except UserError as error:
-                    return Problem(422, str(error))
+                    return refusal(error)
                 except Problem as problem:
                     return problem
 
@@ -186,11 +173,11 @@ class Service:
         async with self.admission(request, 1) as upload:
             (file,) = [file async for file in upload.files()]
 
-            def explanation() -> Explanation:
-                self.check_pixels(file.data)
-                return model.detector.explain(file.data)
-
             try:
-                return file.name, await self.in_thread(explanation)
+                return file.name, await self.in_thread(partial(model.detector.explain, file.data))
             except UserError as error:
-                raise Problem(422, str(error)) from None
+                raise refusal(error) from None
+
+
+def refusal(error: UserError) -> Problem:
+    return Problem(413 if isinstance(error, TooManyPixelsError) else 422, str(error))

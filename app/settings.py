@@ -9,7 +9,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from detector.cores import thread_count
 from detector.errors import UserError
-from detector.pictures import MAX_BYTES, MAX_PIXELS
+from detector.pool import MEGABYTES, SECONDS
+from detector.sources import MAX_BYTES, MAX_PIXELS
 
 PREFIX = "SERVE_"  # not DETECTOR_: Kubernetes sets DETECTOR_PORT=tcp://... where a service is called detector
 
@@ -25,7 +26,9 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65_535)
     max_bytes: int = Field(default=20_000_000, ge=1, le=MAX_BYTES)
     max_files: int = Field(default=32, ge=1)
-    max_pixels: int = Field(default=50_000_000, ge=1, le=MAX_PIXELS)
+    max_pixels: int = Field(default=MAX_PIXELS, ge=1, le=4 * MAX_PIXELS)
+    decode_seconds: float = Field(default=SECONDS, gt=0)
+    decode_megabytes: int = Field(default=MEGABYTES, ge=16)
     max_requests: int = Field(default=64, ge=1)
     timeout: float = Field(default=30.0, gt=0)
     batch_window: float = Field(default=2.0, ge=0)

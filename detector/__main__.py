@@ -4,11 +4,9 @@ import argparse
 import io
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING
-
-from tqdm import tqdm
+from typing import TYPE_CHECKING, TextIO
 
 from detector.errors import UserError, run
 from detector.files import atomic_write
@@ -62,10 +60,15 @@ def ask(arguments: Sequence[str]) -> None:
     parser.add_argument("--explain", metavar="PNG", help=f"draw where the evidence lies, in {MOST} pictures at most")
     options = parser.parse_args(arguments)
 
-    from detector.detector import Detector  # --help does without
-    from detector.pictures import find_pictures, passed_over
+    from detector.pool import DecodingPool  # --help does without
 
-    detector = Detector.load(options.model)
+    pool = DecodingPool()
+    pool.start()  # it imports its decoders while this process imports the rest and opens the model
+
+    from detector.detector import Detector
+    from detector.sources import find_pictures, passed_over
+
+    detector = Detector.load(options.model, pool=pool)
     print(f"{options.model}: {detector.title}", file=sys.stderr)
     files, problems, others = find_pictures(options.pictures)
     if others:
@@ -83,14 +86,14 @@ def ask(arguments: Sequence[str]) -> None:
         for row in rows:
             if row["error"] is not None:
                 unread += 1
-                tqdm.write(one_line(f"error: {row['file']}: {row['error']}"), file=sys.stderr)
+                say(one_line(f"error: {row['file']}: {row['error']}"), sys.stderr)
             yield row
 
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no text
     try:
         for line in write(with_errors_on_stderr()):
-            tqdm.write(line)
+            say(line, sys.stdout)
         sys.stdout.flush()
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -106,11 +109,24 @@ def ask(arguments: Sequence[str]) -> None:
         sys.exit(1)
 
 
+def say(line: str, file: TextIO) -> None:
+    """Print a line; above the progress bar, where there is one."""
+    if "tqdm" in sys.modules:
+        from tqdm import tqdm
+
+        tqdm.write(line, file=file)
+    else:
+        print(line, file=file)
+
+
 def prediction_rows(detector: "Detector", files: Sequence[str]) -> Iterator[Row]:
     pictures = (sys.stdin.buffer if file == "-" else file for file in files)
-    few = len(files) < MANY
-    bar = tqdm(files, unit=" pictures", disable=True if few else None)  # None: where stderr is no terminal
-    for file, prediction in zip(bar, detector.stream(pictures), strict=True):
+    shown: Iterable[str] = files
+    if len(files) >= MANY:
+        from tqdm import tqdm
+
+        shown = tqdm(files, unit=" pictures", disable=None)  # None: where stderr is no terminal
+    for file, prediction in zip(shown, detector.stream(pictures), strict=True):
         if isinstance(prediction, UserError):
             yield error_row(file, str(prediction))
         else:

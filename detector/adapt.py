@@ -99,7 +99,7 @@ def adapt(real: Path, fake: Path, base_folder: Path, out: Path) -> "ExportedReco
 
 def read_pictures(base: "Detector", folder: Path) -> Pictures:
     """Read all pictures below a folder; name those that cannot be read on stderr, and how many they are."""
-    from detector.pictures import find_pictures, passed_over
+    from detector.sources import find_pictures, passed_over
 
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder: --real and --fake take a folder of pictures each")

@@ -13,29 +13,35 @@ detector adapt` made from one. onnxruntime runs it, so that asking needs no torc
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO, TypeGuard
 
 import numpy as np
 import onnxruntime
-from PIL import Image
 
 from detector.cores import thread_count
 from detector.errors import UserError
-from detector.explain import draw_explanation, occlusion_maps, percent
 from detector.files import file_sha256
 from detector.labels import probability, verdict
 from detector.limit import limit_of, limit_of_adapted
-from detector.pictures import Preprocessed, Source, preprocess
-from detector.record import FILE, ExportedRecord
+from detector.output import percent
+from detector.pool import DecodingPool
+from detector.preprocessed import Preprocessed
 from detector.sizes import images_at_a_time
+from detector.sources import read
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from detector.head import AdaptedPart
+    from detector.pictures import Source
+    from detector.record import ExportedRecord
 
 BATCH = 64  # pictures read at a time
+BATCH_BYTES = 2**25  # of files that are read before they are decoded
 SCORED = 1000  # pictures of 32 px that are scored at a time
 
 # Pairs: largest OOD score in multiples of its threshold, and what it means for the answer.
@@ -77,49 +83,49 @@ class Explanation:
     prediction: Prediction
     occlusion_map: np.ndarray
     seen_region: tuple[float, float, float, float]
-    drawing: Image.Image
+    drawing: "Image.Image"
 
 
 class Detector:
-    """An opened model folder. Threads may share one."""
+    """An opened model folder. Threads may share one.
+
+    Picture files are decoded in processes of their own, which the operating system bounds (detector/pool.py).
+    """
 
     def __init__(
         self,
         session: onnxruntime.InferenceSession,
-        record: ExportedRecord,
+        record: "ExportedRecord",
         sha256: str,
+        pool: DecodingPool,
         adapted: "AdaptedPart | None" = None,
     ) -> None:
         """session: of model.onnx. record: its model.json. sha256: of model.json, which holds those of the other files,
-        so that it says which model this is. adapted: what an adapted model computes beyond it."""
-        self.session, self.record, self.sha256, self.adapted = session, record, sha256, adapted
+        so that it says which model this is. pool: decodes files. adapted: what an adapted model computes beyond it."""
+        self.session, self.record, self.sha256 = session, record, sha256
+        self.pool, self.adapted = pool, adapted
         self.batch_size = images_at_a_time(SCORED, record.network_size)
 
     @classmethod
-    def load(cls, folder: str | Path = "models/resnet18", threads: int | None = None) -> "Detector":
-        """Read a model folder. threads: how many cores compute one batch; without it, OMP_NUM_THREADS or all.
+    def load(
+        cls, folder: str | Path = "models/resnet18", threads: int | None = None, pool: DecodingPool | None = None
+    ) -> "Detector":
+        """Read a model folder. threads: how many cores compute one batch; without it, OMP_NUM_THREADS or all. pool:
+        decodes picture files, and several models may share it; without it, one with as many workers.
 
         Raises UserError where the folder is missing, broken or not exported.
         """
         folder = Path(folder)
-        try:
-            sha256 = file_sha256(folder / FILE)
-            record = ExportedRecord.read(folder)
-            record.check_files(folder, "model.onnx", "model.safetensors")
-        except (FileNotFoundError, NotADirectoryError):
-            if folder.exists() and not folder.is_dir():
-                raise UserError(f"{folder} is a file: a model is the folder with model.json and model.onnx") from None
-            where = f"in {folder}" + ("" if folder.exists() else f" (there is no folder {folder.absolute()})")
-            raise UserError(
-                f"no model.onnx, model.safetensors and model.json {where}: in the repository, `dvc pull "
-                "models/resnet18` fetches a released model, `dvc repro export` puts one's own into models/exported"
-            ) from None
-        try:
-            session = open_session(folder / "model.onnx", threads)
-        except ValueError as error:
-            raise UserError(f"{folder / 'model.onnx'} cannot be opened: {error}") from None
+        with ThreadPoolExecutor(1) as beside:  # onnxruntime takes as long as all that is imported and checked meanwhile
+            opening = beside.submit(open_session, folder / "model.onnx", threads)
+            record, sha256 = read_record(folder)
+            try:
+                session = opening.result()
+            except ValueError as error:
+                raise UserError(f"{folder / 'model.onnx'} cannot be opened: {error}") from None
+        pool = pool or DecodingPool(threads)
         if record.adapted is None:
-            return cls(session, record, sha256)
+            return cls(session, record, sha256, pool)
         from detector.head import AdaptedPart, Head  # other models do without
 
         files = ("features.onnx", "features.safetensors", "head.safetensors")
@@ -128,7 +134,7 @@ class Detector:
         except FileNotFoundError:
             raise UserError(f"no {', '.join(files)} in {folder}: `python -m detector adapt` makes it anew") from None
         adapted = AdaptedPart(open_session(folder / "features.onnx", threads), Head.read(folder))
-        return cls(session, record, sha256, adapted)
+        return cls(session, record, sha256, pool, adapted)
 
     @property
     def title(self) -> str:
@@ -145,18 +151,18 @@ class Detector:
             return limit_of_adapted(adapted.real, adapted.fake, self.record.input_size)
         return limit_of(self.record.dataset, self.record.input_size)
 
-    def predict(self, images: Iterable[Source]) -> list[Prediction]:
+    def predict(self, images: "Iterable[Source]") -> list[Prediction]:
         """Answer for each picture, in order.
 
         images: any mixture of picture files' bytes, paths, open files, PIL images and arrays, uint8 (height, width, 3),
         RGB. Raises UserError, which names it, for the first that cannot be read; `stream` goes on.
         """
-        is_one = isinstance(images, str | bytes | os.PathLike | Image.Image)
+        is_one = isinstance(images, str | bytes) or not isinstance(images, Iterable)
         if is_one or (isinstance(images, np.ndarray) and images.ndim != 4):
             raise UserError("predict takes several pictures: predict([picture])")
         names: list[str] = []
 
-        def named() -> Iterator[Source]:
+        def named() -> "Iterator[Source]":
             for number, image in enumerate(images):
                 names.append(str(image) if isinstance(image, str | os.PathLike) else f"picture {number}")
                 yield image
@@ -168,21 +174,24 @@ class Detector:
             predictions.append(prediction)
         return predictions
 
-    def stream(self, pictures: Iterable[Source]) -> Iterator[Prediction | UserError]:
+    def stream(self, pictures: "Iterable[Source]") -> Iterator[Prediction | UserError]:
         """Answer as `predict` does, one after the other; for one that cannot be read, yield its UserError.
 
-        BATCH pictures are read at a time, each reduced to the input's size at once: memory does not grow with their
-        number.
+        BATCH pictures are read at a time, and reduced to the input's size once there are BATCH_BYTES of them: memory
+        does not grow with their number.
         """
         remaining = iter(pictures)
-        while batch := [self._preprocess_or_error(picture) for picture in islice(remaining, BATCH)]:
+        while batch := self._preprocess_all(islice(remaining, BATCH)):
             predictions = iter(self.predict_batch([one for one in batch if isinstance(one, Preprocessed)]))
             for one in batch:
                 yield next(predictions) if isinstance(one, Preprocessed) else one
 
-    def preprocess(self, picture: Source) -> Preprocessed:
+    def preprocess(self, picture: "Source") -> Preprocessed:
         """Make one picture ready for `predict_batch`. Raises UserError where it cannot be read."""
-        return preprocess(picture, self.record.input_size, self.record.fit, self.record.reencode)
+        (one,) = self._preprocess_all([picture])
+        if isinstance(one, UserError):
+            raise one
+        return one
 
     def predict_batch(self, batch: Sequence[Preprocessed]) -> list[Prediction]:
         """Score the pictures together. Raises UserError where the model's scores are not finite."""
@@ -198,8 +207,10 @@ class Detector:
         """Return the logits of FAKE of images, uint8 (N, S, S, 3), of the input's size: float32 (N)."""
         return self._score(images, self.record.flip_tta_margin)[0]
 
-    def explain(self, picture: Source) -> Explanation:
+    def explain(self, picture: "Source") -> Explanation:
         """Answer for one picture, with its occlusion map. Raises UserError where it cannot be read."""
+        from detector.explain import draw_explanation, occlusion_maps  # an answer alone does without Pillow
+
         one = self.preprocess(picture)
         (prediction,) = self.predict_batch([one])
         (occlusion_map,) = occlusion_maps(lambda images: self._score(images, math.inf)[0], one.pixels[None])
@@ -214,11 +225,33 @@ class Detector:
         logits, ood_scores = (np.concatenate(part) for part in zip(*parts, strict=True))
         return (logits, ood_scores) if self.adapted is None else self.adapted.score(images, logits)
 
-    def _preprocess_or_error(self, picture: Source) -> Preprocessed | UserError:
-        try:
-            return self.preprocess(picture)
-        except UserError as error:
-            return error
+    def _preprocess_all(self, pictures: "Iterable[Source]") -> list[Preprocessed | UserError]:
+        """Files are decoded by the pool, arrays and PIL images here."""
+        how = self.record.input_size, self.record.fit, self.record.reencode
+        results: dict[int, Preprocessed | UserError] = {}
+        files: dict[int, bytes] = {}  # read, not decoded yet
+
+        def decode() -> None:
+            results.update(zip(files, self.pool.preprocess(list(files.values()), *how), strict=True))
+            files.clear()
+
+        count = 0
+        for number, picture in enumerate(pictures):
+            count += 1
+            try:
+                if is_file(picture):
+                    files[number] = read(picture)
+                else:
+                    from detector.pictures import preprocess  # the caller has Pillow already
+
+                    results[number] = preprocess(picture, *how)
+            except UserError as error:
+                results[number] = error
+            if sum(map(len, files.values())) >= BATCH_BYTES:
+                decode()
+        if files:
+            decode()
+        return [results[number] for number in range(count)]
 
     def _prediction(self, p_fake: float, excess: float, notes: list[str]) -> Prediction:
         """excess: the OOD score divided by its threshold."""
@@ -229,6 +262,29 @@ class Detector:
             far = f"out of distribution (far from the {known}), {times} times the threshold"
             notes = [*notes, f"{far}: {meaning}"]
         return Prediction(p_fake, verdict(p_fake, self.record.abstention_band), notes, excess > 1)
+
+
+def read_record(folder: Path) -> "tuple[ExportedRecord, str]":
+    """Read model.json, and compare the files beside it with their digests. Return it, and its own. Raises UserError."""
+    from detector.record import FILE, ExportedRecord
+
+    try:
+        sha256 = file_sha256(folder / FILE)
+        record = ExportedRecord.read(folder)
+        record.check_files(folder, "model.onnx", "model.safetensors")
+    except (FileNotFoundError, NotADirectoryError):
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"{folder} is a file: a model is the folder with model.json and model.onnx") from None
+        where = f"in {folder}" + ("" if folder.exists() else f" (there is no folder {folder.absolute()})")
+        raise UserError(
+            f"no model.onnx, model.safetensors and model.json {where}: in the repository, `dvc pull "
+            "models/resnet18` fetches a released model, `dvc repro export` puts one's own into models/exported"
+        ) from None
+    return record, sha256
+
+
+def is_file(picture: "Source") -> TypeGuard[bytes | str | os.PathLike[str] | BinaryIO]:
+    return isinstance(picture, bytes | str | os.PathLike) or hasattr(picture, "read")
 
 
 def open_session(path: Path, threads: int | None = None) -> onnxruntime.InferenceSession:

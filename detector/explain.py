@@ -137,11 +137,6 @@ def stack_drawings(drawings: Sequence[Image.Image]) -> Image.Image:
     return sheet
 
 
-def percent(p: float) -> str:
-    """A probability as it is written under pictures: never rounded to certainty."""
-    return "> 99.99%" if p > 0.9999 else "< 0.01%" if p < 0.0001 else f"{p:.2%}"
-
-
 def enlarge(pixels: np.ndarray, side: int = SIDE) -> Image.Image:
     """Return the picture at side x side. Its pixels are drawn as squares where each gets two or more; a larger picture
     would lose or double some of them, and is resampled."""

@@ -13,19 +13,10 @@ import numpy as np
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
+from detector.costs import check_avif, check_costs
 from detector.errors import UserError
-
-# The formats that are read. Some others of Pillow's, such as EPS, start programs.
-FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")
-STARTS = {  # regular expressions
-    "JPEG": rb"\xff\xd8\xff",
-    "PNG": rb"\x89PNG\r\n\x1a\n",
-    "GIF": rb"GIF8[79]a",
-    "WEBP": rb"RIFF....WEBP",
-    "BMP": rb"BM....\0\0\0\0",
-    "TIFF": rb"II[*+]\0|MM\0[*+]",
-    "AVIF": rb"....ftypavi[fs]",
-}
+from detector.preprocessed import TooManyPixelsError
+from detector.sources import FORMATS, format_of
 
 
 def decode(data: bytes, notes: list[str] | None = None) -> np.ndarray:
@@ -35,6 +26,7 @@ def decode(data: bytes, notes: list[str] | None = None) -> np.ndarray:
     other formats through Pillow, which drops an alpha channel. notes: what the decoder noticed is appended.
     """
     noted: list[str] = [] if notes is None else notes
+    check_costs(data)
     if data[:2] == b"\xff\xd8":
         pixels = decode_jpeg(data, noted)
         if pixels is not None and pixels.shape[2] < 4:
@@ -57,8 +49,11 @@ def load(image: Image.Image, data: bytes, notes: list[str]) -> Image.Image:
             return Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[..., 0])
     if image.format == "PNG":
         check_png(data, notes)
+    if image.format == "AVIF":
+        check_avif(data, image.size)
     complaints.said = []
     image.load()
+    vars(image).pop("_decoder", None)  # WebP's and AVIF's keep 8 bytes a pixel and more of their own
     if complaints.said:
         notes.append(f"damaged file (libtiff: errors in {complaints.said[0]}): part of the picture may be wrong")
     return image
@@ -133,11 +128,6 @@ def jpeg_roundtrip(pixels: np.ndarray, quality: int) -> np.ndarray:
     return decode(file.getvalue())
 
 
-def format_of(start: bytes) -> str | None:
-    """Return which of FORMATS a file's first 16 bytes say it is."""
-    return next((name for name, pattern in STARTS.items() if re.match(pattern, start, re.DOTALL)), None)
-
-
 @contextlib.contextmanager
 def one_line_errors(data: bytes = b"") -> Iterator[None]:
     """Turn whatever a decoder raises on a picture's bytes `data` into a UserError of one line."""
@@ -153,8 +143,8 @@ def one_line_errors(data: bytes = b"") -> Iterator[None]:
         if data[4:8] == b"ftyp":
             raise UserError("HEIC or a film, which cannot be read: save it as JPEG") from None
         raise UserError(f"not a picture that can be read ({', '.join(FORMATS)})") from None
-    except Image.DecompressionBombError:
-        raise UserError("more than 100 megapixels") from None
+    except Image.DecompressionBombError:  # Pillow's own limit; it does not say the size
+        raise TooManyPixelsError("more than 179 megapixels") from None
     except Exception as error:  # broken bytes can make Pillow raise any exception
         system = error.strerror if isinstance(error, OSError) else None
         raise UserError(system or f"broken picture ({str(error) or type(error).__name__})") from None

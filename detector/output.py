@@ -25,8 +25,6 @@ def error_row(file: str, reason: str) -> Row:
 
 def as_table(files: Sequence[str]) -> Callable[[Iterable[Row]], Iterator[str]]:
     """A writer of the rows that have an answer; the others are on stderr."""
-    from detector.explain import percent
-
     width = min(WIDEST, max([len(one_line(file)) for file in files], default=0))
 
     def lines(rows: Iterable[Row]) -> Iterator[str]:
@@ -64,3 +62,8 @@ def as_json(rows: Iterable[Row]) -> Iterator[str]:
 
 def one_line(text: str) -> str:
     return " ".join(text.split())
+
+
+def percent(p: float) -> str:
+    """A probability as it is written under pictures: never rounded to certainty."""
+    return "> 99.99%" if p > 0.9999 else "< 0.01%" if p < 0.0001 else f"{p:.2%}"

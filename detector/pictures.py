@@ -10,33 +10,30 @@ import math
 import os
 import re
 import warnings
-from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import BinaryIO
+from dataclasses import replace
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image
 from PIL.Image import Transpose
 
 from detector.colours import colour_meaning, to_srgb
+from detector.costs import check_costs
 from detector.errors import UserError
-from detector.files import walk_once
-from detector.images import FORMATS, format_of, jpeg_roundtrip, load, one_line_errors
-from detector.record import Fit
+from detector.images import jpeg_roundtrip, load, one_line_errors
+from detector.preprocessed import Preprocessed, TooManyPixelsError
+from detector.sources import FORMATS, MAX_PIXELS, read
+
+if TYPE_CHECKING:  # a worker does without pydantic
+    from detector.record import Fit
 
 Source = bytes | str | os.PathLike[str] | BinaryIO | Image.Image | np.ndarray
 
-MAX_PIXELS = 100_000_000  # decoded they take 400 MB, with transparency up to 1.2 GB
+MOST_GIVEN = 100_000_000  # of a PIL image or an array, which is decoded already
 MAX_SIDE = 65_535  # JPEG's own; the resampling filter of a strip of 1 x 100,000,000 would take gigabytes
-MAX_BYTES = 2**28
 # A JPEG is decoded at a half, quarter or eighth of its size where that leaves this many times the detector's input: up
 # to 64 times fewer pixels. The input then differs slightly.
 SPARE = 16
-
-# HEIC cannot be read: a folder's files are not passed over in silence.
-SUFFIXES = set(".jpg .jpeg .jpe .jfif .png .apng .gif .webp .bmp .tif .tiff .avif .heic .heif".split())
 
 UPRIGHT = {  # EXIF orientation: what turns the stored picture upright
     2: Transpose.FLIP_LEFT_RIGHT,
@@ -61,103 +58,29 @@ LARGER = (
 )
 
 
-@dataclass(frozen=True)
-class Preprocessed:
-    """A picture made ready: pixels, uint8 (size, size, 3), RGB, and the notes on what was done to it.
-
-    seen_region: which part of the upright picture the pixels show: left, top, right and bottom, as shares of its width
-    and height. (0, 0, 1, 1) is all of it.
-    """
-
-    pixels: np.ndarray
-    notes: list[str]
-    seen_region: tuple[float, float, float, float]
-
-
-def preprocess(source: Source, size: int, fit: Fit = "stretch", reencode: int | None = None) -> Preprocessed:
+def preprocess(
+    source: Source, size: int, fit: "Fit" = "stretch", reencode: int | None = None, max_pixels: int = MAX_PIXELS
+) -> Preprocessed:
     """Turn a picture into a detector's input of size x size pixels.
 
     fit: how, where it has another size (`resize_to`). reencode: the JPEG quality at which the input is encoded and
     decoded, as the training data were. source: a picture file's bytes, its path or the open file; a PIL image, which is
-    left as it is; or uint8 (height, width, 3), RGB. Raises UserError where it is missing, empty, broken, no picture, or
-    larger than MAX_PIXELS, MAX_SIDE or MAX_BYTES; a picture's size is read from its header, before any of it is
-    decoded.
+    left as it is; or uint8 (height, width, 3), RGB. max_pixels: of a file; a JPEG may have twice as many. Raises
+    UserError where it is missing, empty, broken, no picture, or larger than that (TooManyPixelsError), MAX_SIDE or
+    MAX_BYTES; a picture's size is read from its header, before any of it is decoded.
     """
     with warnings.catch_warnings(action="ignore"):  # Pillow's, of what is refused or put right here
         try:
             if isinstance(source, np.ndarray | Image.Image):
                 with one_line_errors():
                     image = source if isinstance(source, Image.Image) else from_array(source)
-                    return reencoded(to_input(image, size, fit), reencode)
-            with one_line_errors():
-                data = source if isinstance(source, bytes) else read(source)
-            if not data:
-                raise UserError("the file is empty")
+                    return reencoded(to_input(image, size, fit, MOST_GIVEN), reencode)
+            data = read(source)
+            check_costs(data)
             with one_line_errors(data), Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                return reencoded(to_input(image, size, fit, data), reencode)
+                return reencoded(to_input(image, size, fit, max_pixels, data), reencode)
         except MemoryError:
-            raise UserError("not enough memory for this picture") from None
-
-
-def find_pictures(names: Iterable[str]) -> tuple[list[str], list[tuple[str, str]], Counter[str]]:
-    """Return the picture files behind names of files and folders, those in a folder sorted; problems as pairs of a name
-    and a reason; and how many other files the folders have, by suffix.
-
-    A picture is told by its suffix, else by its first bytes. Links to folders are followed, but into no folder twice.
-    Hidden files and folders are passed over: thumbnails, and what macOS puts beside files on foreign disks.
-    """
-    files: list[str] = []
-    problems: list[tuple[str, str]] = []
-    others: Counter[str] = Counter()
-    for name in names:
-        if not os.path.isdir(name):  # noqa: PTH112 (Path.is_dir raises where it may not look)
-            files.append(name)
-            continue
-        found: list[str] = []
-        before = len(problems)
-        for folder, inside in walk_once(name, lambda e: problems.append((e.filename, str(e.strerror)))):
-            for path in (Path(folder, entry) for entry in inside if not entry.startswith(".")):
-                if path.suffix.lower() in SUFFIXES or begins_as_picture(path):
-                    found.append(str(path))
-                else:
-                    others[path.suffix.lower() or "no suffix"] += 1
-        if not found and len(problems) == before:
-            problems.append((name, "no picture in this folder"))
-        files += sorted(found)
-    return files, problems, others
-
-
-def begins_as_picture(path: Path) -> bool:
-    """Say whether a file's first bytes are those of a format that is read."""
-    try:
-        if not path.is_file():  # a pipe would be waited for
-            return False
-        with path.open("rb") as file:
-            start = file.read(16)
-    except OSError:
-        return False
-    return format_of(start) is not None
-
-
-def passed_over(others: Counter[str]) -> str:
-    """Return one line about the files that `find_pictures` passed over."""
-    count = others.total()
-    named = ", ".join(suffix for suffix, _ in others.most_common(5)) + (", ..." if len(others) > 5 else "")
-    what = "file that is no picture" if count == 1 else "files that are no pictures"
-    return f"passed over: {count:,} {what} ({named})"
-
-
-def read(source: str | os.PathLike[str] | BinaryIO) -> bytes:
-    """Return a whole file. Raises UserError for more than MAX_BYTES, of which no more than one byte is read."""
-    if isinstance(source, str | os.PathLike):
-        if re.match("(https?|ftp)://", str(source)) and not Path(source).exists():
-            raise UserError("an address, no file: fetch it first, as in `curl -s ADDRESS | python -m detector -`")
-        with Path(source).open("rb") as file:
-            return read(file)
-    data = source.read(MAX_BYTES + 1)
-    if len(data) > MAX_BYTES:
-        raise UserError(f"more than {MAX_BYTES // 2**20} MB")
-    return data
+            raise UserError("not enough memory for this picture: save it as JPEG, or make it smaller") from None
 
 
 def from_array(pixels: np.ndarray) -> Image.Image:
@@ -173,11 +96,12 @@ def reencoded(one: Preprocessed, quality: int | None) -> Preprocessed:
     return replace(one, pixels=jpeg_roundtrip(one.pixels, quality))
 
 
-def to_input(image: Image.Image, size: int, fit: Fit = "stretch", data: bytes | None = None) -> Preprocessed:
+def to_input(image: Image.Image, size: int, fit: "Fit", max_pixels: int, data: bytes | None = None) -> Preprocessed:
     """`preprocess` for an image that may not be decoded yet. data: the file that it was just opened from, if it was."""
     width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise UserError(f"{width}x{height} is more than 100 megapixels")
+    most = 2 * max_pixels if data is not None and image.format in ("JPEG", "MPO") else max_pixels
+    if width * height > most:
+        raise TooManyPixelsError(f"{width}x{height} is more than {most / 1e6:.3g} megapixels")
     if max(width, height) > MAX_SIDE:
         raise UserError(f"{width}x{height} is more than {MAX_SIDE:,} pixels in a row")
     if not width * height:
@@ -215,7 +139,7 @@ def to_input(image: Image.Image, size: int, fit: Fit = "stretch", data: bytes | 
         picture = to_srgb(picture, meaning, notes)
     if picture.has_transparency_data:
         # colour times alpha: in that form a picture can be made smaller before it is put on white
-        picture = picture.convert("RGBA").convert("RGBa")
+        picture = (picture if picture.mode == "RGBA" else picture.convert("RGBA")).convert("RGBa")
     elif picture.mode != "RGB":
         picture = picture.convert("RGB")
     if transposition is not None:  # FLIP_LEFT_RIGHT is 0
@@ -241,7 +165,7 @@ def orientation(image: Image.Image) -> Transpose | None:
         return None
 
 
-def resize_to(picture: Image.Image, size: int, fit: Fit) -> Image.Image:
+def resize_to(picture: Image.Image, size: int, fit: "Fit") -> Image.Image:
     """Return a picture at size x size: bicubic, antialiased where it shrinks. One of that size comes back as it is.
 
     stretch: the whole picture; the proportions of one that is not square change. resize: its short side is made `size`,
@@ -250,7 +174,7 @@ def resize_to(picture: Image.Image, size: int, fit: Fit) -> Image.Image:
     return picture.resize((size, size), Image.Resampling.BICUBIC, seen_box(*picture.size, size, fit))
 
 
-def seen_box(width: int, height: int, size: int, fit: Fit) -> tuple[int, int, int, int]:
+def seen_box(width: int, height: int, size: int, fit: "Fit") -> tuple[int, int, int, int]:
     """Return which part of a picture of width x height pixels `resize_to` takes: left, top, right, bottom."""
     if fit == "stretch":
         return 0, 0, width, height
@@ -259,7 +183,7 @@ def seen_box(width: int, height: int, size: int, fit: Fit) -> tuple[int, int, in
     return left, top, left + side, top + side
 
 
-def notes_on_size(width: int, height: int, size: int, fit: Fit = "stretch") -> list[str]:
+def notes_on_size(width: int, height: int, size: int, fit: "Fit" = "stretch") -> list[str]:
     """What `resize_to` does to a picture, and what it means for the answer, by the side that changes most."""
     if (width, height) == (size, size):
         return []

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from detector.errors import UserError, run
 from detector.files import atomic_write, file_sha256, walk_once
-from detector.pictures import SUFFIXES
+from detector.sources import SUFFIXES
 from stages.params import dataset_entry, external_entries, load_params, model_entry, weights_path
 
 FINGERPRINT, EXTERNAL = Path("data/fingerprint.json"), Path("data/external.json")

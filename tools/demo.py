@@ -13,9 +13,10 @@ from PIL import Image
 
 from detector import Detector
 from detector.errors import UserError, run
-from detector.explain import draw_explanation, percent, stack_drawings
+from detector.explain import draw_explanation, stack_drawings
 from detector.files import atomic_write
 from detector.labels import CLASSES, FAKE, REAL
+from detector.output import percent
 from tools.shell import command, experiments
 
 PICTURES = Path("data/sample/test.parquet")

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from detector.explain import enlarge, overlay, percent
+from detector.explain import enlarge, overlay
 from detector.labels import CLASSES, FAKE
+from detector.output import percent
 from stages.data import OBJECT_CLASSES, MappedImages
 
 COLUMNS, TILE, ENLARGED = 8, 128, 96  # tiles in a row, pixels

@@ -13,10 +13,10 @@ from typing import Any
 from ruamel.yaml import YAML
 from scipy.stats import binomtest
 
-from detector.images import FORMATS
 from detector.limit import limit_of
-from detector.pictures import MAX_PIXELS, SPARE
+from detector.pictures import SPARE
 from detector.record import ExportedRecord
+from detector.sources import FORMATS, MAX_PIXELS
 
 CORRUPTIONS = {  # metrics/robustness.json: heading, and what its strength is
     "none": "none",
@@ -193,7 +193,7 @@ cut away, so proportions change. One of that size is taken as it is. Before, it 
 orientation says, 16 bits are made 8 (the upper ones), other colours are made RGB, and transparency is put on white; of
 an animation the first frame is used. A JPEG is decoded at a half, quarter or eighth of its size where that leaves
 {SPARE * size} pixels or more in width and height. Each answer has notes on what was done. Formats:
-{", ".join(FORMATS)}, up to {MAX_PIXELS // 10**6} megapixels.
+{", ".join(FORMATS)}, up to {MAX_PIXELS // 10**6} megapixels, a JPEG up to {2 * MAX_PIXELS // 10**6}.
 
 ## Files
 

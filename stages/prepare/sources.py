@@ -25,7 +25,7 @@ import numpy as np
 
 from detector.errors import UserError
 from detector.labels import CLASSES
-from detector.pictures import SUFFIXES
+from detector.sources import SUFFIXES
 from stages.fingerprint import TABLES, files_of, find_data, missing_data
 
 SPLITS = {  # by the name of a folder, or the first word of a table's

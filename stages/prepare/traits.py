@@ -14,8 +14,9 @@ import numpy as np
 from PIL import Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 from PIL.ExifTags import Base
 
-from detector.images import FORMATS, one_line_errors
+from detector.images import one_line_errors
 from detector.sizes import images_at_a_time
+from detector.sources import FORMATS
 
 # One row a picture. As it was stored: before it is turned upright, cropped or resized.
 TRAITS = np.dtype(
