@@ -34,7 +34,6 @@ from tqdm import tqdm
 
 from detector.errors import UserError, run
 
-ROOT = Path.cwd()
 FOLDERS = ("stages", "detector")
 TEST_FILES = 3  # for one module
 ACCOUNT = ("-c", "user.name=mutants", "-c", "user.email=mutants@example.org")
@@ -73,17 +72,17 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="side by side (default: %(default)s)")
     arguments = parser.parse_args()
 
-    begun = time.monotonic()
-    commit = git(Path(), "rev-parse", "HEAD")
+    begun, root = time.monotonic(), Path.cwd()
+    commit = git(root, "rev-parse", "HEAD")
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(arguments.jobs) as pool:
         copies: queue.Queue[Path] = queue.Queue()
         for number in range(arguments.jobs):
             copies.put(Path(folder, str(number)))
-            git(Path(), "clone", "-q", ".", f"{folder}/{number}")
-        os.chdir(Path(folder, "0"))  # what is not committed does not count
-        drawn = draw([mutant for file in modules() for mutant in mutants_of(file)], arguments.count, arguments.seed)
-        tests = {file: closest_tests(file) for file in {mutant.file for mutant in drawn}}
-        notes = Notes(ROOT / ".dvc/tmp/mutants" / f"{commit}.jsonl")
+            git(root, "clone", "-q", ".", f"{folder}/{number}")
+        with contextlib.chdir(Path(folder, "0")):  # what is not committed does not count
+            drawn = draw([mutant for file in modules() for mutant in mutants_of(file)], arguments.count, arguments.seed)
+            tests = {file: closest_tests(file) for file in {mutant.file for mutant in drawn}}
+        notes = Notes(root / ".dvc/tmp/mutants" / f"{commit}.jsonl")
 
         def time_tests(file: str) -> None:
             """Run a test file as it is: it must pass, and says how long a mutant's tests may take."""
@@ -112,7 +111,6 @@ def main() -> None:
                 list(tqdm(pool.map(work, items), total=len(items), unit="run", disable=None))
         finally:
             pool.shutdown(cancel_futures=True)  # after Ctrl-C only the tests that run are waited for
-        os.chdir(ROOT)
     print(f"# Mutants\n\nCommit {commit[:10]}, seed {arguments.seed}; {(time.monotonic() - begun) / 60:.0f} minutes.\n")
     report(drawn, notes.known, tests)
 
