@@ -102,7 +102,10 @@ class _Parts:
             "on_part_end": self._part_end,
             "on_end": self._end,
         }
-        self.parser = MultipartParser(boundary, callbacks)  # type: ignore[arg-type]
+        try:
+            self.parser = MultipartParser(boundary, callbacks)  # type: ignore[arg-type]
+        except FormParserError:
+            raise Problem(422, "the boundary in the Content-Type multipart/form-data is too long") from None
 
     def feed(self, chunk: bytes) -> list[File]:
         """The files that end in this chunk."""
@@ -164,10 +167,10 @@ class _Parts:
 def extended(value: str) -> str:
     """Return the file's name in a `filename*` (RFC 5987): charset, language and percent-encoded bytes between '."""
     charset, _, rest = value.partition("'")
-    try:
-        return unquote(rest.partition("'")[2], charset or "utf-8", "replace")
-    except LookupError:  # no such charset
+    charset = charset or "utf-8"
+    if charset.lower() not in ("utf-8", "iso-8859-1"):  # those of the RFC; some of Python's raise errors of their own
         return value
+    return unquote(rest.partition("'")[2], charset, "replace")
 
 
 def _limits(max_bytes: int, files: int) -> str:

@@ -135,7 +135,10 @@ def build(
                 name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=outputs, **args
             )
         except (OSError, RuntimeError, SafetensorError) as error:
-            raise UserError(f"the weights {pretrained} cannot be read: {' '.join(str(error).split())}") from None
+            reason = " ".join(str(error).split())
+            if "weights_only" in reason:  # torch advises to read them all the same
+                reason = "it has pickled objects, which are never read: save its tensors as safetensors"
+            raise UserError(f"the weights {pretrained} cannot be read: {reason}") from None
         _check_loaded(network, untrained, name, pretrained)
     if spec["stem"] is not None:
         _replace_stem(network, name, spec["stem"])

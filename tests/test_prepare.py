@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -217,6 +218,7 @@ def test_without_a_network_one_line_names_the_three_ways_out(project: Path) -> N
     assert status == 1
     assert err.startswith("error: ")
     assert err.count("\n") == 1
+    assert re.search(r"cannot be fetched from the Hugging Face hub \(\w*Error: .*refused", err)
     assert "CIFAKE_SOURCE" in err
     assert "dvc pull" in err
     assert "dataset=sample" in err

@@ -18,7 +18,7 @@ from detector.explain import SQUARES, draw_explanation, enlarge, inpaint, occlus
 from detector.images import decode
 from detector.sizes import images_at_a_time
 from stages.data import MappedImages
-from stages.evaluate.sheets import draw_explained, draw_mistakes
+from stages.evaluate.sheets import COLUMNS, draw_explained, draw_mistakes
 from stages.export.ood import other_pictures
 from stages.train import corruption
 from stages.train.augment import batches, reader
@@ -224,6 +224,24 @@ def test_explanations_and_sheets_of_any_side_are_drawn_alike(side: int, tmp_path
     draw_explained(tmp_path / "at_32.png", scores, RANDOM[:8], said_fake, np.arange(8), maps)
     with Image.open(tmp_path / "explained.png") as sheet, Image.open(tmp_path / "at_32.png") as at_32:
         assert sheet.size == at_32.size
+
+
+def test_a_sheet_of_mistakes_shows_half_of_their_number_of_each_kind(tmp_path: Path) -> None:
+    each = 8 * COLUMNS
+    label = np.repeat([0, 1], each)
+    scores = {"label": label, "object_class": np.full(2 * each, -1), "logit": np.zeros(2 * each)}
+    scores["p_fake"] = np.full(2 * each, 0.5)
+    images = np.repeat(RANDOM[:1], 2 * each, axis=0)
+
+    def height(number: int) -> int:
+        draw_mistakes(tmp_path / "mistakes.png", scores, images, label == 1, number)
+        with Image.open(tmp_path / "mistakes.png") as sheet:
+            return sheet.height
+
+    one_row, row = height(2), height(2 * COLUMNS + 2) - height(2)
+    assert height(2 * COLUMNS) == one_row
+    assert row > 0
+    assert height(4 * COLUMNS + 2) == one_row + 2 * row
 
 
 @pytest.mark.parametrize("side", [64, 224])
