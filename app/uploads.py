@@ -102,10 +102,7 @@ class _Parts:
             "on_part_end": self._part_end,
             "on_end": self._end,
         }
-        try:
-            self.parser = MultipartParser(boundary, callbacks)  # type: ignore[arg-type]
-        except FormParserError:
-            raise Problem(422, "the boundary in the Content-Type multipart/form-data is too long") from None
+        self.parser = MultipartParser(boundary, callbacks)  # type: ignore[arg-type]
 
     def feed(self, chunk: bytes) -> list[File]:
         """The files that end in this chunk."""

@@ -305,7 +305,9 @@ def received(header: bytes, chunks: list[bytes]) -> tuple[list[File], str | None
     files: list[File] = []
 
     async def read() -> None:
-        async for file in Upload(request, MAX_BYTES, MAX_FILES).files():
+        upload = Upload(request, MAX_BYTES, MAX_FILES)
+        await upload.begin()
+        async for file in upload.files():
             files.append(file)
 
     try:
