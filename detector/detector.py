@@ -17,21 +17,20 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, TypeGuard
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnxruntime
 
 from detector.cores import thread_count
 from detector.errors import UserError
-from detector.files import file_sha256
 from detector.labels import probability, verdict
 from detector.limit import limit_of, limit_of_adapted
 from detector.output import percent
 from detector.pool import DecodingPool
 from detector.preprocessed import Preprocessed
 from detector.sizes import images_at_a_time
-from detector.sources import read
+from detector.sources import is_file, read
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -87,10 +86,7 @@ class Explanation:
 
 
 class Detector:
-    """An opened model folder. Threads may share one.
-
-    Picture files are decoded in processes of their own, which the operating system bounds (detector/pool.py).
-    """
+    """An opened model folder. Threads may share one. Processes of their own decode picture files (detector/pool.py)."""
 
     def __init__(
         self,
@@ -118,6 +114,8 @@ class Detector:
         folder = Path(folder)
         with ThreadPoolExecutor(1) as beside:  # onnxruntime takes as long as all that is imported and checked meanwhile
             opening = beside.submit(open_session, folder / "model.onnx", threads)
+            from detector.folder import read_record
+
             record, sha256 = read_record(folder)
             try:
                 session = opening.result()
@@ -262,29 +260,6 @@ class Detector:
             far = f"out of distribution (far from the {known}), {times} times the threshold"
             notes = [*notes, f"{far}: {meaning}"]
         return Prediction(p_fake, verdict(p_fake, self.record.abstention_band), notes, excess > 1)
-
-
-def read_record(folder: Path) -> "tuple[ExportedRecord, str]":
-    """Read model.json, and compare the files beside it with their digests. Return it, and its own. Raises UserError."""
-    from detector.record import FILE, ExportedRecord
-
-    try:
-        sha256 = file_sha256(folder / FILE)
-        record = ExportedRecord.read(folder)
-        record.check_files(folder, "model.onnx", "model.safetensors")
-    except (FileNotFoundError, NotADirectoryError):
-        if folder.exists() and not folder.is_dir():
-            raise UserError(f"{folder} is a file: a model is the folder with model.json and model.onnx") from None
-        where = f"in {folder}" + ("" if folder.exists() else f" (there is no folder {folder.absolute()})")
-        raise UserError(
-            f"no model.onnx, model.safetensors and model.json {where}: in the repository, `dvc pull "
-            "models/resnet18` fetches a released model, `dvc repro export` puts one's own into models/exported"
-        ) from None
-    return record, sha256
-
-
-def is_file(picture: "Source") -> TypeGuard[bytes | str | os.PathLike[str] | BinaryIO]:
-    return isinstance(picture, bytes | str | os.PathLike) or hasattr(picture, "read")
 
 
 def open_session(path: Path, threads: int | None = None) -> onnxruntime.InferenceSession:

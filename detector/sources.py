@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeGuard
 
 from detector.errors import UserError
 from detector.files import walk_once
@@ -75,6 +75,11 @@ def passed_over(others: Counter[str]) -> str:
     named = ", ".join(suffix for suffix, _ in others.most_common(5)) + (", ..." if len(others) > 5 else "")
     what = "file that is no picture" if count == 1 else "files that are no pictures"
     return f"passed over: {count:,} {what} ({named})"
+
+
+def is_file(picture: object) -> TypeGuard[bytes | str | os.PathLike[str] | BinaryIO]:
+    """Say whether a picture is one that `read` takes, and none that is decoded already."""
+    return isinstance(picture, bytes | str | os.PathLike) or hasattr(picture, "read")
 
 
 def read(source: bytes | str | os.PathLike[str] | BinaryIO) -> bytes:
