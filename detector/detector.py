@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import onnxruntime
@@ -77,6 +77,18 @@ class Explanation:
     occlusion_map: np.ndarray
     seen_region: tuple[float, float, float, float]
     drawing: Image.Image
+
+
+class Scores(NamedTuple):
+    """What a model says of N images.
+
+    logits: of FAKE, float32 (N). ood_scores: float32 (N). features: float32 (N, F), whose length the OOD score is; of a
+    model that was exported without them float32 (N, 0).
+    """
+
+    logits: np.ndarray
+    ood_scores: np.ndarray
+    features: np.ndarray
 
 
 class Detector:
@@ -180,31 +192,40 @@ class Detector:
         """Score the pictures together. Raises UserError where the model's scores are not finite."""
         if not batch:
             return []
-        logits, ood_scores = self._score(np.stack([one.pixels for one in batch]), self.record.flip_tta_margin)
-        p_fake = probability(logits, self.record.temperature)
-        excess = ood_scores.astype(np.float64) / self.record.out_of_distribution.threshold
-        numbers = zip(p_fake.tolist(), excess.tolist(), [one.notes for one in batch], strict=True)
-        return [self._prediction(*one) for one in numbers]
+        scores = self.score(np.stack([one.pixels for one in batch]))
+        return self.predictions(scores, [one.notes for one in batch])
+
+    def predictions(self, scores: Scores, notes: Sequence[list[str]]) -> list[Prediction]:
+        """Return what pictures with these scores are answered, each with its notes."""
+        p_fake = probability(scores.logits, self.record.temperature)
+        excess = scores.ood_scores.astype(np.float64) / self.record.out_of_distribution.threshold
+        return [self._prediction(*one) for one in zip(p_fake.tolist(), excess.tolist(), notes, strict=True)]
+
+    def score(self, images: np.ndarray) -> Scores:
+        """Score images, uint8 (N, S, S, 3), of the input's size. Raises UserError where a score is not finite."""
+        return self._score(images, self.record.flip_tta_margin)
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """Return the logits of FAKE of images, uint8 (N, S, S, 3), of the input's size: float32 (N)."""
-        return self._score(images, self.record.flip_tta_margin)[0]
+        return self.score(images).logits
 
     def explain(self, picture: Source) -> Explanation:
         """Answer for one picture, with its occlusion map. Raises UserError where it cannot be read."""
         one = self.preprocess(picture)
         (prediction,) = self.predict_batch([one])
-        (occlusion_map,) = occlusion_maps(lambda images: self._score(images, math.inf)[0], one.pixels[None])
+        (occlusion_map,) = occlusion_maps(lambda images: self._score(images, math.inf).logits, one.pixels[None])
         heading = f"{prediction.verdict}, P(FAKE) {percent(prediction.p_fake)}"
         drawing = draw_explanation(one.pixels, occlusion_map, heading)
         return Explanation(prediction, occlusion_map, one.seen_region, drawing)
 
-    def _score(self, images: np.ndarray, flip_tta_margin: float) -> tuple[np.ndarray, np.ndarray]:
-        """`score`, for so many images at a time that memory suffices."""
-        starts = range(0, len(images), self.batch_size)
-        parts = [score(self.session, images[start : start + self.batch_size], flip_tta_margin) for start in starts]
-        logits, ood_scores = (np.concatenate(part) for part in zip(*parts, strict=True))
-        return (logits, ood_scores) if self.adapted is None else self.adapted.score(images, logits)
+    def _score(self, images: np.ndarray, flip_tta_margin: float) -> Scores:
+        """`score_with_features`, for so many images at a time that memory suffices."""
+        batches = (images[start : start + self.batch_size] for start in range(0, len(images), self.batch_size))
+        parts = [score_with_features(self.session, batch, flip_tta_margin) for batch in batches]
+        scores = Scores(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+        if self.adapted is None:
+            return scores
+        return Scores(*self.adapted.score(images, scores.logits), scores.features)
 
     def _preprocess_or_error(self, picture: Source) -> Preprocessed | UserError:
         try:
@@ -247,16 +268,23 @@ def open_session(path: Path, threads: int | None = None) -> onnxruntime.Inferenc
 def score(
     session: onnxruntime.InferenceSession, images: np.ndarray, flip_tta_margin: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 (N, H, W, 3) -> logits of FAKE and OOD scores, each float32 (N).
+    """Return the logits and the OOD scores of `score_with_features`."""
+    scores = score_with_features(session, images, flip_tta_margin)
+    return scores.logits, scores.ood_scores
+
+
+def score_with_features(session: onnxruntime.InferenceSession, images: np.ndarray, flip_tta_margin: float) -> Scores:
+    """Score images, uint8 (N, H, W, 3).
 
     Where |logit| is below `flip_tta_margin`, the horizontally flipped image is scored as well, and their mean is the
     logit (flip test-time augmentation): 0 flips none, infinity all. Raises UserError where a score is not finite.
     """
     logit_name = session.get_outputs()[0].name  # by position: the second output of released files is called `distance`
-    logits, ood_scores = session.run(None, {"images": images})
+    logits, ood_scores, *more = session.run(None, {"images": images})
+    features = more[0] if more else np.zeros((len(images), 0), np.float32)
     if len(close := np.flatnonzero(np.abs(logits) < flip_tta_margin)):
         (flipped,) = session.run([logit_name], {"images": images[close, :, ::-1]})
         logits[close] = (logits[close] + flipped) / 2
     if not (np.isfinite(logits).all() and np.isfinite(ood_scores).all()):
         raise UserError("the model gives scores that are not finite: `dvc repro -f train`")
-    return logits, ood_scores
+    return Scores(logits, ood_scores, features)

@@ -18,12 +18,14 @@ from detector.detector import open_session, score
 from detector.errors import UserError
 from detector.labels import probability
 from detector.record import ExportedRecord, ModelRecord
+from detector.reference import Reference
 from stages.data import load_split
 from stages.export.__main__ import main, write_model
 from stages.model import build, load_model, predict_logits, save_model
 from stages.params import load_params
 from tests.conftest import ROOT
 from tests.models import trained
+from tools.reference import add_reference
 
 MODELS = YAML(typ="safe").load(ROOT / "params.yaml")["models"]
 
@@ -85,7 +87,7 @@ def batch_norms_of_convolutions(path: Path) -> list[str]:
 def test_the_weights_exist_once_and_in_half_the_size(pipeline: Path) -> None:
     folder = pipeline / "models/exported"
     names = sorted(path.name for path in folder.iterdir())
-    assert names == ["README.md", "model.json", "model.onnx", "model.safetensors"]
+    assert names == ["README.md", "model.json", "model.onnx", "model.safetensors", "reference.safetensors"]
     graph = onnx.load(folder / "model.onnx", load_external_data=False).graph
     outside = [one for one in graph.initializer if one.data_location == onnx.TensorProto.EXTERNAL]
     assert {entry.value for one in outside for entry in one.external_data if entry.key == "location"} == {
@@ -137,9 +139,23 @@ def here(pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 def test_the_same_model_is_exported_to_the_same_bytes(pipeline: Path, here: Path) -> None:
     shutil.rmtree(here / "models/exported")
     main()
-    for name in ("model.safetensors", "model.onnx", "model.json", "README.md"):
+    for name in ("model.safetensors", "model.onnx", "model.json", "reference.safetensors", "README.md"):
         file = Path("models/exported", name)
         assert (here / file).read_bytes() == (pipeline / file).read_bytes(), name
+
+
+def test_a_model_of_an_older_release_gets_the_reference_that_export_writes(pipeline: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(pipeline / "models/exported", tmp_path / "older"))
+    (folder / "reference.safetensors").unlink()
+    model = onnx.load(folder / "model.onnx", load_external_data=False)
+    del model.graph.output[2]
+    onnx.save(model, folder / "model.onnx")
+    record = ExportedRecord.read(folder)
+    record.write(folder)
+    add_reference(folder, record, load_split(pipeline / "data/val").images)
+    exported, added = (path / "reference.safetensors" for path in (pipeline / "models/exported", folder))
+    assert exported.read_bytes() == added.read_bytes()
+    assert len(Reference.read(folder, ExportedRecord.read(folder)).rows) == 240
 
 
 def test_weights_that_sixteen_bits_cannot_hold_are_refused(here: Path) -> None:
