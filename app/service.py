@@ -16,6 +16,7 @@ from PIL import Image
 
 from app import problems
 from app.batching import Batcher
+from app.drift import Answer, Watch, watch_models
 from app.observability import Metrics, Observability
 from app.problems import Problem
 from app.schemas import (
@@ -48,10 +49,10 @@ T = TypeVar("T")
 class Model:
     """One model folder that the service answers with."""
 
-    def __init__(self, name: str, detector: Detector, service: "Service") -> None:
-        self.name, self.detector = name, detector
-        self.batcher: Batcher[Preprocessed, Prediction] = Batcher(
-            service.metrics.with_batch_sizes(name, detector.predict_batch),
+    def __init__(self, name: str, detector: Detector, watch: Watch, service: "Service") -> None:
+        self.name, self.detector, self.watch = name, detector, watch
+        self.batcher: Batcher[Preprocessed, Answer] = Batcher(
+            service.metrics.with_batch_sizes(name, watch.predict_batch),
             service.settings.batch_window / 1000,
             service.settings.batch_size,
             lambda: service.busy,  # a request that is alone need not wait
@@ -68,6 +69,7 @@ class Model:
             "input_size": record.input_size,
             "abstention_band": record.abstention_band,
             "test": record.test,
+            "drift": self.watch.summary(),
         }
 
 
@@ -76,7 +78,8 @@ class Service:
 
     def __init__(self, settings: Settings, detectors: dict[str, Detector], metrics: Metrics) -> None:
         self.settings, self.metrics = settings, metrics
-        self.models = {name: Model(name, detector, self) for name, detector in detectors.items()}
+        watches = watch_models(settings.models, detectors, metrics.registry)
+        self.models = {name: Model(name, detector, watches[name], self) for name, detector in detectors.items()}
         self.readers = ThreadPoolExecutor(settings.threads, "read")
         self.busy = 0
 
@@ -145,7 +148,7 @@ class Service:
                     finally:
                         file.data = b""
                         undecoded.release()
-                    return await model.batcher.ask(preprocessed)
+                    return model.watch.noted(await model.batcher.ask(preprocessed))
                 except UserError as error:
                     return Problem(422, str(error))
                 except Problem as problem:
