@@ -6,6 +6,7 @@ import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from ruamel.yaml import YAML
@@ -13,10 +14,12 @@ from ruamel.yaml import YAML
 from benchmarks import dvc_overhead, load, trainers
 from benchmarks.ask import report
 from benchmarks.damage import ask_about_copies, picture
+from benchmarks.drift import alarms
 from benchmarks.train_step import operations_per_image, tensor_bytes
 from benchmarks.trainers import BEGIN, EPOCH, Training, table
 from detector import Detector
 from detector.errors import UserError
+from detector.two_sample import Rows, TwoSampleTest
 from stages.train.network import make_network
 from tests.conftest import ROOT, TINY
 from tests.serving import make_model
@@ -147,3 +150,14 @@ def test_flipped_bits_are_told_apart_by_who_notices(tmp_path: Path) -> None:
         found[form] = ask_about_copies(detector, file.getvalue(), 20, seed=0)
     assert found["PNG"] == (20, 0, [])
     assert len(found["BMP"][2]) > 15, "a BMP has no checksum"
+
+
+def test_drift_is_found_where_it_is_and_not_where_it_is_not() -> None:
+    random = np.random.default_rng(0)
+
+    def rows(shift: float) -> Rows:
+        return Rows(random.normal(shift, 1, (600, 4)), random.normal(shift, 1, (600, 2)), np.zeros(600, bool))
+
+    test = TwoSampleTest(rows(0))
+    assert alarms(test, rows(0), size=30, count=40) <= 0.2
+    assert alarms(test, rows(1), size=30, count=10) == 1
