@@ -103,6 +103,13 @@ class ExplainResponse(BaseModel):
     limit: str
 
 
+class Drift(BaseModel):
+    answers: int = Field(description="how many of the last answers were compared with the model's validation split")
+    found: bool = Field(description="they are not like it; docs/how-to/drift.md says what to do")
+    p_value: float = Field(description="of all tests together")
+    out_of_distribution: float = Field(description="share of these pictures that is out of distribution")
+
+
 class Model(BaseModel):
     name: str
     title: str
@@ -111,6 +118,9 @@ class Model(BaseModel):
     input_size: int = Field(description="every picture is made so many pixels wide and high")
     abstention_band: tuple[float, float] = Field(description="between these P(FAKE) the verdict is UNSURE")
     test: dict[str, Any] = Field(description="metrics on the test split, as in metrics/test.json")
+    drift: Drift | None = Field(
+        default=None, description="of what arrives; null until 200 pictures were answered, and without a reference"
+    )
 
 
 class Limits(BaseModel):

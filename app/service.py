@@ -12,6 +12,7 @@ from fastapi import FastAPI, Request
 from PIL import Image
 
 from app.batching import Batcher
+from app.drift import Answer, Watch, watch_models
 from app.observability import Metrics
 from app.problems import Problem, too_busy
 from app.settings import Settings
@@ -38,10 +39,10 @@ BLANK = _blank()  # a picture of the service's own, within every limit
 class Model:
     """One model folder that the service answers with."""
 
-    def __init__(self, name: str, detector: Detector, service: "Service") -> None:
-        self.name, self.detector = name, detector
-        self.batcher: Batcher[Preprocessed, Prediction] = Batcher(
-            service.metrics.with_batch_sizes(name, detector.predict_batch),
+    def __init__(self, name: str, detector: Detector, watch: Watch, service: "Service") -> None:
+        self.name, self.detector, self.watch = name, detector, watch
+        self.batcher: Batcher[Preprocessed, Answer] = Batcher(
+            service.metrics.with_batch_sizes(name, watch.predict_batch),
             service.settings.batch_window / 1000,
             service.settings.batch_size,
             lambda: service.busy,  # a request that is alone need not wait
@@ -59,6 +60,7 @@ class Model:
             "input_size": record.input_size,
             "abstention_band": record.abstention_band,
             "test": record.test,
+            "drift": self.watch.summary(),
         }
 
 
@@ -69,7 +71,8 @@ class Service:
         self, settings: Settings, detectors: dict[str, Detector], pool: DecodingPool, metrics: Metrics
     ) -> None:
         self.settings, self.pool, self.metrics = settings, pool, metrics
-        self.models = {name: Model(name, detector, self) for name, detector in detectors.items()}
+        watches = watch_models(settings.models, detectors, metrics.registry)
+        self.models = {name: Model(name, detector, watches[name], self) for name, detector in detectors.items()}
         self.readers = ThreadPoolExecutor(settings.threads, "read")
         self.busy = 0
 
@@ -150,7 +153,7 @@ class Service:
                     finally:
                         file.data = b""
                         undecoded.release()
-                    return await model.batcher.ask(preprocessed)
+                    return model.watch.noted(await model.batcher.ask(preprocessed))
                 except UserError as error:
                     return refusal(error)
                 except Problem as problem:

@@ -20,12 +20,12 @@ import pyarrow.parquet as pq
 
 from detector import Detector
 from detector.adapt import adapt
-from detector.detector import open_session
 from detector.errors import run
 from detector.features import write_extractor
 from detector.head import Head, extract
 from detector.labels import FAKE, REAL, is_answered, probability
 from detector.record import ExportedRecord
+from detector.session import open_session
 from stages.device import device_name
 
 SIZES, DRAWS, OTHERS = (20, 50, 100), 3, 600

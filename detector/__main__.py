@@ -26,6 +26,7 @@ EXAMPLES = f"""examples:
   python -m detector holiday/ *.png --csv > answers.csv
   curl -s https://example.org/photo.jpg | python -m detector - --json
   python -m detector adapt --help               fit it to your own pictures
+  python -m detector drift --help               are these pictures still what it was trained on?
 
 Exit status 1 when one of the pictures could not be read. Files in a folder that are no pictures, by suffix and
 content, are counted on stderr and change no status.
@@ -37,12 +38,17 @@ MANY = 100  # pictures, from which on there is a progress bar
 
 def main(arguments: Sequence[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
-    if arguments[:1] == ["adapt"]:  # a picture of that name is ./adapt
-        from detector.adapt import main as adapt
+    match arguments[:1]:  # a picture or a folder of such a name is ./adapt, ./drift
+        case ["adapt"]:
+            from detector.adapt import main as adapt
 
-        adapt(arguments[1:])
-    else:
-        ask(arguments)
+            adapt(arguments[1:])
+        case ["drift"]:
+            from detector.drift import main as drift
+
+            drift(arguments[1:])
+        case _:
+            ask(arguments)
 
 
 def ask(arguments: Sequence[str]) -> None:

@@ -10,6 +10,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,6 +100,7 @@ def adapt(real: Path, fake: Path, base_folder: Path, out: Path) -> "ExportedReco
 
 def read_pictures(base: "Detector", folder: Path) -> Pictures:
     """Read all pictures below a folder; name those that cannot be read on stderr, and how many they are."""
+    from detector.detector import BATCH
     from detector.sources import find_pictures, passed_over
 
     if not folder.is_dir():
@@ -107,12 +109,14 @@ def read_pictures(base: "Detector", folder: Path) -> Pictures:
     if others:
         print(f"{folder}: {passed_over(others)}", file=sys.stderr)
     files, pixels = [], []
-    for name in tqdm(names, desc=f"reading {folder}", unit=" pictures", disable=None):
-        try:
-            pixels.append(base.preprocess(name).pixels)
-            files.append(Path(name))
-        except UserError as error:
-            problems.append((name, str(error)))
+    bar = iter(tqdm(names, desc=f"reading {folder}", unit=" pictures", disable=None))
+    while chosen := list(islice(bar, BATCH)):
+        for name, one in zip(chosen, base.preprocess_all(chosen), strict=True):
+            if isinstance(one, UserError):
+                problems.append((name, str(one)))
+            else:
+                pixels.append(one.pixels)
+                files.append(Path(name))
     for name, reason in problems:
         print(" ".join(f"skipped: {name}: {reason}".split()), file=sys.stderr)
     if problems:
@@ -160,12 +164,12 @@ def write_adapted(
 ) -> "ExportedRecord":
     """Fit the head, measure it, write the model's folder. Raises UserError where it is no better than chance."""
     from detector.calibration import choose_abstention_band
-    from detector.detector import open_session
     from detector.features import write_extractor
     from detector.fitting import FOLDS, SHARES, cross_validate, fit_head
     from detector.head import extract
     from detector.labels import probability
     from detector.record import ExportedRecord
+    from detector.session import open_session
 
     folder.mkdir()
     write_extractor(folder)

@@ -20,19 +20,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import onnxruntime
 
-from detector.cores import thread_count
 from detector.errors import UserError
 from detector.labels import probability, verdict
 from detector.limit import limit_of, limit_of_adapted
 from detector.output import percent
 from detector.pool import DecodingPool
 from detector.preprocessed import Preprocessed
+from detector.session import Scores, open_session, score
 from detector.sizes import images_at_a_time
 from detector.sources import is_file, read
 
 if TYPE_CHECKING:
+    import onnxruntime
     from PIL import Image
 
     from detector.head import AdaptedPart
@@ -90,7 +90,7 @@ class Detector:
 
     def __init__(
         self,
-        session: onnxruntime.InferenceSession,
+        session: "onnxruntime.InferenceSession",
         record: "ExportedRecord",
         sha256: str,
         pool: DecodingPool,
@@ -179,14 +179,14 @@ class Detector:
         does not grow with their number.
         """
         remaining = iter(pictures)
-        while batch := self._preprocess_all(islice(remaining, BATCH)):
+        while batch := self.preprocess_all(islice(remaining, BATCH)):
             predictions = iter(self.predict_batch([one for one in batch if isinstance(one, Preprocessed)]))
             for one in batch:
                 yield next(predictions) if isinstance(one, Preprocessed) else one
 
     def preprocess(self, picture: "Source") -> Preprocessed:
         """Make one picture ready for `predict_batch`. Raises UserError where it cannot be read."""
-        (one,) = self._preprocess_all([picture])
+        (one,) = self.preprocess_all([picture])
         if isinstance(one, UserError):
             raise one
         return one
@@ -195,15 +195,22 @@ class Detector:
         """Score the pictures together. Raises UserError where the model's scores are not finite."""
         if not batch:
             return []
-        logits, ood_scores = self._score(np.stack([one.pixels for one in batch]), self.record.flip_tta_margin)
-        p_fake = probability(logits, self.record.temperature)
-        excess = ood_scores.astype(np.float64) / self.record.out_of_distribution.threshold
-        numbers = zip(p_fake.tolist(), excess.tolist(), [one.notes for one in batch], strict=True)
-        return [self._prediction(*one) for one in numbers]
+        scores = self.score(np.stack([one.pixels for one in batch]))
+        return self.predictions(scores, [one.notes for one in batch])
+
+    def predictions(self, scores: Scores, notes: Sequence[list[str]]) -> list[Prediction]:
+        """Return what pictures with these scores are answered, each with its notes."""
+        p_fake = probability(scores.logits, self.record.temperature)
+        excess = scores.ood_scores.astype(np.float64) / self.record.out_of_distribution.threshold
+        return [self._prediction(*one) for one in zip(p_fake.tolist(), excess.tolist(), notes, strict=True)]
+
+    def score(self, images: np.ndarray) -> Scores:
+        """Score images, uint8 (N, S, S, 3), of the input's size. Raises UserError where a score is not finite."""
+        return self._score(images, self.record.flip_tta_margin)
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """Return the logits of FAKE of images, uint8 (N, S, S, 3), of the input's size: float32 (N)."""
-        return self._score(images, self.record.flip_tta_margin)[0]
+        return self.score(images).logits
 
     def explain(self, picture: "Source") -> Explanation:
         """Answer for one picture, with its occlusion map. Raises UserError where it cannot be read."""
@@ -211,20 +218,23 @@ class Detector:
 
         one = self.preprocess(picture)
         (prediction,) = self.predict_batch([one])
-        (occlusion_map,) = occlusion_maps(lambda images: self._score(images, math.inf)[0], one.pixels[None])
+        (occlusion_map,) = occlusion_maps(lambda images: self._score(images, math.inf).logits, one.pixels[None])
         heading = f"{prediction.verdict}, P(FAKE) {percent(prediction.p_fake)}"
         drawing = draw_explanation(one.pixels, occlusion_map, heading)
         return Explanation(prediction, occlusion_map, one.seen_region, drawing)
 
-    def _score(self, images: np.ndarray, flip_tta_margin: float) -> tuple[np.ndarray, np.ndarray]:
-        """`score`, for so many images at a time that memory suffices."""
-        starts = range(0, len(images), self.batch_size)
-        parts = [score(self.session, images[start : start + self.batch_size], flip_tta_margin) for start in starts]
-        logits, ood_scores = (np.concatenate(part) for part in zip(*parts, strict=True))
-        return (logits, ood_scores) if self.adapted is None else self.adapted.score(images, logits)
+    def _score(self, images: np.ndarray, flip_tta_margin: float) -> Scores:
+        """`session.score`, for so many images at a time that memory suffices."""
+        batches = (images[start : start + self.batch_size] for start in range(0, len(images), self.batch_size))
+        parts = [score(self.session, batch, flip_tta_margin) for batch in batches]
+        scores = Scores(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+        if self.adapted is None:
+            return scores
+        return Scores(*self.adapted.score(images, scores.logits), scores.features)
 
-    def _preprocess_all(self, pictures: "Iterable[Source]") -> list[Preprocessed | UserError]:
-        """Files are decoded by the pool, arrays and PIL images here."""
+    def preprocess_all(self, pictures: "Iterable[Source]") -> list[Preprocessed | UserError]:
+        """Return pictures as the model sees them, or why one cannot be read. Files are decoded by the pool, several at
+        a time; arrays and PIL images here."""
         how = self.record.input_size, self.record.fit, self.record.reencode
         results: dict[int, Preprocessed | UserError] = {}
         files: dict[int, bytes] = {}  # read, not decoded yet
@@ -260,42 +270,3 @@ class Detector:
             far = f"out of distribution (far from the {known}), {times} times the threshold"
             notes = [*notes, f"{far}: {meaning}"]
         return Prediction(p_fake, verdict(p_fake, self.record.abstention_band), notes, excess > 1)
-
-
-def open_session(path: Path, threads: int | None = None) -> onnxruntime.InferenceSession:
-    """Open an ONNX file, whose weights are in a safetensors file beside it. Raises ValueError where onnxruntime cannot
-    read it."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or thread_count()
-    # threads that wait for the next batch would spin, and take the cores from whatever reads the pictures
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 4  # its errors are raised as well
-    weights = sorted(path.parent.glob("*.safetensors"))
-    model: Path | bytes = path
-    if any(file.is_symlink() for file in (path, *weights)):
-        # DVC's cache of type symlink: onnxruntime opens no weights outside the folder, but takes them from memory
-        model, buffers = path.read_bytes(), [np.memmap(file, np.uint8, "r") for file in weights]
-        names, lengths = [file.name for file in weights], [len(buffer) for buffer in buffers]
-        options.add_external_initializers_from_files_in_memory(names, buffers, lengths)
-    try:
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # of a class for each of its status codes
-        raise ValueError(str(error)) from None
-
-
-def score(
-    session: onnxruntime.InferenceSession, images: np.ndarray, flip_tta_margin: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 (N, H, W, 3) -> logits of FAKE and OOD scores, each float32 (N).
-
-    Where |logit| is below `flip_tta_margin`, the horizontally flipped image is scored as well, and their mean is the
-    logit (flip test-time augmentation): 0 flips none, infinity all. Raises UserError where a score is not finite.
-    """
-    logit_name = session.get_outputs()[0].name  # by position: the second output of released files is called `distance`
-    logits, ood_scores = session.run(None, {"images": images})
-    if len(close := np.flatnonzero(np.abs(logits) < flip_tta_margin)):
-        (flipped,) = session.run([logit_name], {"images": images[close, :, ::-1]})
-        logits[close] = (logits[close] + flipped) / 2
-    if not (np.isfinite(logits).all() and np.isfinite(ood_scores).all()):
-        raise UserError("the model gives scores that are not finite: `dvc repro -f train`")
-    return logits, ood_scores

@@ -29,24 +29,29 @@ BOUNDARY = "----of-the-test"
 
 
 def make_model(folder: Path, **changes: Any) -> Path:
-    """A model in which every pixel has a weight of its own, so that no two pictures have the same answer. changes: of
-    its record."""
+    """A model in which every pixel has a weight of its own, so that no two pictures have the same answer; its features
+    are random projections. changes: of its record."""
     folder.mkdir(parents=True)
     weights = np.random.default_rng(0).normal(0, 4e-4, 3 * 32 * 32).astype(np.float32)
     weights -= weights.mean()
-    constants = {"weights": weights, "axis": np.array([1])}
+    projections = np.random.default_rng(1).normal(0, 2e-4, (3 * 32 * 32, 16)).astype(np.float32)
+    constants = {"weights": weights, "axis": np.array([1]), "projections": projections}
     nodes = [
         helper.make_node("Cast", ["images"], ["numbers"], to=TensorProto.FLOAT),
         helper.make_node("Flatten", ["numbers"], ["rows"]),
         helper.make_node("MatMul", ["rows", "weights"], ["logit"]),
         helper.make_node("ReduceMax", ["rows", "axis"], ["ood_score"], keepdims=0),
+        helper.make_node("MatMul", ["rows", "projections"], ["features"]),
     ]
     alone: list[str | int] = ["N"]
     graph = helper.make_graph(
         nodes,
         "weighing",
         [helper.make_tensor_value_info("images", TensorProto.UINT8, [*alone, 32, 32, 3])],
-        [helper.make_tensor_value_info(output, TensorProto.FLOAT, alone) for output in ("logit", "ood_score")],
+        [
+            helper.make_tensor_value_info(output, TensorProto.FLOAT, shape)
+            for output, shape in (("logit", alone), ("ood_score", alone), ("features", [*alone, 16]))
+        ],
         [numpy_helper.from_array(array, name) for name, array in constants.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)

@@ -19,12 +19,12 @@ from PIL import Image
 from detector import Detector
 from detector.__main__ import main
 from detector.adapt import adapt
-from detector.detector import open_session, score
 from detector.errors import UserError
 from detector.features import GRAPH, write_extractor
 from detector.fitting import auroc_interval
 from detector.head import Head
 from detector.record import ExportedRecord
+from detector.session import open_session, score
 from tests.conftest import ROOT
 from tests.serving import Server
 from tools import unpack
@@ -179,7 +179,7 @@ def test_the_head_sees_the_base_models_logit_of_each_picture(in_place: Path, ada
     files = [*sorted((in_place / "holidays").iterdir()), *sorted((in_place / "generated").iterdir())]
     files = [file for file in files if file.name != "broken.jpg"]
     pixels = np.stack([base.preprocess(file).pixels for file in files])
-    logits, _ = score(base.session, pixels, base.record.flip_tta_margin)
+    logits, *_ = score(base.session, pixels, base.record.flip_tta_margin)
     assert len(files) == 2 * FITTED + 2
     assert Head.read(adapted.folder).center[-1] == pytest.approx(logits.mean(), rel=1e-4)
 

@@ -6,6 +6,7 @@ import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -14,12 +15,14 @@ from ruamel.yaml import YAML
 from benchmarks import dvc_overhead, load, trainers
 from benchmarks.ask import report
 from benchmarks.damage import ask_about_copies, picture
+from benchmarks.drift import alarms
 from benchmarks.strangers import SIZE, Turn, many_scans, mutants
 from benchmarks.strangers import report as strangers_report
 from benchmarks.train_step import operations_per_image, tensor_bytes
 from benchmarks.trainers import BEGIN, EPOCH, Training, table
 from detector import Detector
 from detector.errors import UserError
+from detector.two_sample import Rows, TwoSampleTest
 from stages.train.network import make_network
 from tests.conftest import ROOT, TINY
 from tests.serving import make_model
@@ -172,3 +175,14 @@ def test_mutants_are_those_of_their_seed_and_costly_files_are_pictures() -> None
     assert SIZE * 0.9 < len(jpeg) <= SIZE
     with Image.open(io.BytesIO(jpeg)) as image:
         assert image.size == (2000, 2000)
+
+
+def test_drift_is_found_where_it_is_and_not_where_it_is_not() -> None:
+    random = np.random.default_rng(0)
+
+    def rows(shift: float) -> Rows:
+        return Rows(random.normal(shift, 1, (600, 4)), random.normal(shift, 1, (600, 2)), np.zeros(600, bool))
+
+    test = TwoSampleTest(rows(0))
+    assert alarms(test, rows(0), size=30, count=40) <= 0.2
+    assert alarms(test, rows(1), size=30, count=10) == 1

@@ -23,7 +23,6 @@ from PIL import ExifTags, Image
 
 from detector import Detector, Prediction
 from detector.__main__ import main
-from detector.detector import score
 from detector.errors import UserError
 from detector.explain import occlusion_maps
 from detector.files import file_sha256
@@ -32,6 +31,7 @@ from detector.labels import probability
 from detector.limit import LIMIT
 from detector.pictures import preprocess
 from detector.record import ExportedRecord, Fit
+from detector.session import score
 from stages.export.__main__ import write_model
 from stages.model import build, load_model, predict_logits
 from tests.conftest import ROOT

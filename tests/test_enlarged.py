@@ -12,8 +12,8 @@ import torch
 from torch.nn import functional as F
 
 from detector import Detector
-from detector.detector import open_session, score
 from detector.errors import UserError
+from detector.session import open_session, score
 from stages.evaluate import __main__ as evaluate
 from stages.export import __main__ as export
 from stages.export import ood
@@ -73,7 +73,7 @@ def test_it_is_saved_loaded_and_exported_for_pictures_of_the_size_of_the_data(
     assert np.array_equal(predict_logits(loaded, images, record.mean, record.std), logits)
 
     write_model(tmp_path / "exported", network, record, images, images, "sample", {})
-    exported, _ = score(open_session(tmp_path / "exported/model.onnx"), images, 0)
+    exported, *_ = score(open_session(tmp_path / "exported/model.onnx"), images, 0)
     rounded, _ = load_model(tmp_path / "exported")  # to 16 bits
     assert exported == pytest.approx(predict_logits(rounded, images, record.mean, record.std), abs=1e-4)
     assert exported == pytest.approx(logits, abs=0.02)

@@ -14,16 +14,18 @@ from ruamel.yaml import YAML
 from safetensors import safe_open
 
 from detector import Detector
-from detector.detector import open_session, score
 from detector.errors import UserError
 from detector.labels import probability
 from detector.record import ExportedRecord, ModelRecord
+from detector.reference import Reference
+from detector.session import open_session, score
 from stages.data import load_split
 from stages.export.__main__ import main, write_model
 from stages.model import build, load_model, predict_logits, save_model
 from stages.params import load_params
 from tests.conftest import ROOT
 from tests.models import trained
+from tools.reference import add_reference
 
 MODELS = YAML(typ="safe").load(ROOT / "params.yaml")["models"]
 
@@ -52,12 +54,12 @@ def test_every_model_of_params_is_asked_without_torch(name: str, images: np.ndar
     rounded, _ = load_model(tmp_path / "model")  # the same folder is what training and evaluation read
     expected = predict_logits(rounded, some, mean, std)
     session = open_session(tmp_path / "model" / "model.onnx")
-    together, ood_scores = score(session, some, 0)
+    together, ood_scores, _ = score(session, some, 0)
     assert together == pytest.approx(expected, abs=1e-3)
     assert np.ptp(probability(expected, 0.6)) > 0.3, "the answers are all alike, so nothing was compared"
     alone = [score(session, image[None], 0) for image in some[:3]]
-    assert np.concatenate([logit for logit, _ in alone]) == pytest.approx(together[:3], abs=1e-3)
-    assert np.concatenate([ood_score for _, ood_score in alone]) == pytest.approx(ood_scores[:3], rel=1e-4)
+    assert np.concatenate([logit for logit, *_ in alone]) == pytest.approx(together[:3], abs=1e-3)
+    assert np.concatenate([ood_score for _, ood_score, _ in alone]) == pytest.approx(ood_scores[:3], rel=1e-4)
     assert score(session, images, 0)[0].shape == (1000,)
 
     margin = float(np.median(np.abs(together)))
@@ -85,7 +87,7 @@ def batch_norms_of_convolutions(path: Path) -> list[str]:
 def test_the_weights_exist_once_and_in_half_the_size(pipeline: Path) -> None:
     folder = pipeline / "models/exported"
     names = sorted(path.name for path in folder.iterdir())
-    assert names == ["README.md", "model.json", "model.onnx", "model.safetensors"]
+    assert names == ["README.md", "model.json", "model.onnx", "model.safetensors", "reference.safetensors"]
     graph = onnx.load(folder / "model.onnx", load_external_data=False).graph
     outside = [one for one in graph.initializer if one.data_location == onnx.TensorProto.EXTERNAL]
     assert {entry.value for one in outside for entry in one.external_data if entry.key == "location"} == {
@@ -137,9 +139,23 @@ def here(pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 def test_the_same_model_is_exported_to_the_same_bytes(pipeline: Path, here: Path) -> None:
     shutil.rmtree(here / "models/exported")
     main()
-    for name in ("model.safetensors", "model.onnx", "model.json", "README.md"):
+    for name in ("model.safetensors", "model.onnx", "model.json", "reference.safetensors", "README.md"):
         file = Path("models/exported", name)
         assert (here / file).read_bytes() == (pipeline / file).read_bytes(), name
+
+
+def test_a_model_of_an_older_release_gets_the_reference_that_export_writes(pipeline: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(pipeline / "models/exported", tmp_path / "older"))
+    (folder / "reference.safetensors").unlink()
+    model = onnx.load(folder / "model.onnx", load_external_data=False)
+    del model.graph.output[2]
+    onnx.save(model, folder / "model.onnx")
+    record = ExportedRecord.read(folder)
+    record.write(folder)
+    add_reference(folder, record, load_split(pipeline / "data/val").images)
+    exported, added = (path / "reference.safetensors" for path in (pipeline / "models/exported", folder))
+    assert exported.read_bytes() == added.read_bytes()
+    assert len(Reference.read(folder, ExportedRecord.read(folder)).rows) == 240
 
 
 def test_weights_that_sixteen_bits_cannot_hold_are_refused(here: Path) -> None:

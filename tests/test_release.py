@@ -27,7 +27,7 @@ def test_a_released_model_comes_to_a_fresh_clone_with_one_command(here: Project,
     pulled = there.run("dvc", "pull", "models/tiny", timeout=30)
     assert "ERROR" not in pulled.stderr
     files = sorted(path.name for path in (there.path / "models/tiny").iterdir())
-    assert files == ["README.md", "model.json", "model.onnx", "model.safetensors"]
+    assert files == ["README.md", "model.json", "model.onnx", "model.safetensors", "reference.safetensors"]
 
     Image.fromarray(np.full((32, 32, 3), 100, np.uint8)).save(tmp_path / "grey.png")
     command = [sys.executable, "-m", "detector", str(tmp_path / "grey.png"), "--model", "models/tiny", "--json"]
@@ -48,14 +48,14 @@ def test_only_the_newest_release_is_kept_and_git_has_the_earlier_ones(here: Proj
     here.commit("release")
     here.run("git", "tag", "tiny-v1")
     first = released()
-    assert len(first) == 5, "four files, and the list of them"
+    assert len(first) == 6, "five files, and the list of them"
 
     here.env["CIFAKE_SOURCE"] = "data/sample"
     here.set(models__tiny__learning_rate=0.05)
     here.run("dvc", "repro")
     assert "git tag tiny-v2" in here.tool("release", "tiny").stdout
     second = released()
-    assert len(second) == 5
+    assert len(second) == 6
     assert second != first
     here.commit("another release")
 

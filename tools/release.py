@@ -34,6 +34,12 @@ def main() -> None:
     folder = Path("models", name)
     with atomic_write(folder) as new:
         shutil.copytree(EXPORTED, new)
+    put_into_store(name)
+
+
+def put_into_store(name: str) -> None:
+    """Track models/<name> with DVC, put its files into the remote, and say how to commit it."""
+    folder = Path("models", name)
     command(DVC, "add", "--quiet", str(folder))
     tracker = folder.with_name(f"{name}.dvc")
     yaml = YAML()

@@ -248,6 +248,9 @@ function introduce(said) {
   choice.replaceChildren(...service.models.map(({ name }) => element("option", name)));
   find("#choice").hidden = service.models.length < 2;
   find("#models").replaceChildren(...service.models.flatMap(measurements));
+  const drifted = service.models.filter(({ drift }) => drift?.found);
+  find("#drift").hidden = !drifted.length;
+  find("#drift p").textContent = drifted.map(({ name, drift }) => `The last ${drift.answers} pictures that ${name} was asked about are not like those that it was trained on: its answers may be worth less than the figures below say.`).join(" ");
 }
 
 const drop = find("#drop");

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import nn
 
-from detector.detector import open_session, score
 from detector.errors import UserError, run
 from detector.files import atomic_write
 from detector.labels import FAKE, probability
 from detector.record import ExportedRecord, ModelRecord, TestMetrics
+from detector.reference import Reference, statistics_of
+from detector.session import Scores, open_session, score
 from detector.sizes import images_at_a_time
 from stages.data import MappedImages, Split, load_split
 from stages.device import claim
@@ -34,7 +35,7 @@ if TYPE_CHECKING:  # detector imports it at run time, after turning its telemetr
     import onnxruntime
 
 COMPARED, LARGEST_DIFFERENCE = 1000, 2e-3  # test images, and by how much one's probability may differ
-REFERENCE_IMAGES = 10_000  # of the train split, for the OOD statistics; more make no difference
+OOD_IMAGES = 10_000  # of the train split, for the OOD statistics; more make no difference
 BATCH = 500  # images of 32 px scored at a time
 VALIDATION_SHARE = 0.99  # of the validation images whose OOD score is within the threshold
 
@@ -82,13 +83,14 @@ def write_model(
     """Write the folder, but for its card; train and val are images, test is metrics/test.json."""
     folder.mkdir(parents=True)
     network = save_half(trained, record, folder / "model.safetensors")
-    chosen = np.random.default_rng(0).permutation(len(train))[:REFERENCE_IMAGES]
+    chosen = np.random.default_rng(0).permutation(len(train))[:OOD_IMAGES]
     batch_size = images_at_a_time(BATCH, record.network_size)
     batches = np.split(np.sort(chosen), range(batch_size, len(chosen), batch_size))
     graph = ExportGraph(network, record.mean, record.std, (train[batch] for batch in batches))
     save_onnx(graph, record.input_size, folder / "model.onnx")
-    _, ood_scores = score_all(open_session(folder / "model.onnx"), val, 0, batch_size)
-    threshold = float(np.quantile(ood_scores, VALIDATION_SHARE))
+    scores = score_all(open_session(folder / "model.onnx"), val, record.flip_tta_margin, batch_size)
+    threshold = float(np.quantile(scores.ood_scores, VALIDATION_SHARE))
+    Reference.fit(scores, statistics_of(val), threshold).write(folder)
     exported = ExportedRecord.make(
         **record.model_dump(),
         dataset=dataset,
@@ -104,33 +106,32 @@ def export_metrics(folder: Path, trained: nn.Module, record: ExportedRecord, tes
     split, and which share of it, and of pictures of other kinds, is called out of distribution."""
     session, threshold = open_session(folder / "model.onnx"), record.out_of_distribution.threshold
     batch_size = images_at_a_time(BATCH, record.network_size)
-    logits, ood_scores = score_all(session, test.images, record.flip_tta_margin, batch_size)
-    p_fake = probability(logits, record.temperature)
+    scores = score_all(session, test.images, record.flip_tta_margin, batch_size)
+    p_fake = probability(scores.logits, record.temperature)
     compared = test.images[np.linspace(0, len(test) - 1, min(COMPARED, len(test))).astype(int)]
     # without flip test-time augmentation: rounding decides which logit is close enough to 0 for it
     both = np.concatenate([compared, compared[:, :, ::-1]])
-    exported_p_fake = probability(score_all(session, both, 0, batch_size)[0], record.temperature)
+    exported_p_fake = probability(score_all(session, both, 0, batch_size).logits, record.temperature)
     trained_logits = predict_logits(trained, both, record.mean, record.std, 0, batch_size)
     trained_p_fake = probability(trained_logits, record.temperature)
     metrics = {
         "compared": len(compared),
         "largest_difference": float(np.abs(exported_p_fake - trained_p_fake).max()),
         "exported_accuracy": float(((p_fake >= record.threshold) == (test.labels == FAKE)).mean()),
-        "ood_test": float((ood_scores > threshold).mean()),
+        "ood_test": float((scores.ood_scores > threshold).mean()),
     }
     for kind, images in other_pictures(test.images, record.dataset):
-        metrics[f"ood_{kind}"] = float((score_all(session, images, 0, batch_size)[1] > threshold).mean())
+        metrics[f"ood_{kind}"] = float((score_all(session, images, 0, batch_size).ood_scores > threshold).mean())
     return {name: round(value, 6) for name, value in metrics.items()}  # an int stays one
 
 
 def score_all(
     session: "onnxruntime.InferenceSession", images: np.ndarray | MappedImages, flip_tta_margin: float, batch_size: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Do what `score` does, for `batch_size` images at a time; the first of them alone, as people ask."""
+) -> Scores:
+    """Score images, `batch_size` at a time; the first of them alone, as people ask."""
     bounds = [(0, 1), *((start, start + batch_size) for start in range(1, len(images), batch_size))]
     answers = (score(session, images[start:stop], flip_tta_margin) for start, stop in bounds)
-    logits, ood_scores = zip(*answers, strict=True)
-    return np.concatenate(logits), np.concatenate(ood_scores)
+    return Scores(*(np.concatenate(parts) for parts in zip(*answers, strict=True)))
 
 
 if __name__ == "__main__":

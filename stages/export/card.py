@@ -199,7 +199,8 @@ an animation the first frame is used. A JPEG is decoded at a half, quarter or ei
 
 `model.safetensors`: weights, the large ones as float16. `model.onnx`: the graph, which reads them; P(FAKE) differs by
 at most {export["largest_difference"]:.1g} from that of the float32 model, on {export["compared"]:,} test images and
-their flipped copies. `model.json`: everything else.
+their flipped copies. `reference.safetensors`: what `python -m detector drift` compares pictures with, numbers of up to
+10,000 validation images. `model.json`: everything else.
 
 ## Citation and licence
 

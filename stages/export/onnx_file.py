@@ -40,7 +40,7 @@ def save_onnx(module: nn.Module, size: int, path: Path) -> None:
         optimize=False,
         verbose=False,
         input_names=["images"],
-        output_names=["logit", "ood_score"],
+        output_names=["logit", "ood_score", "features"],
         dynamic_shapes={"images": {0: torch.export.Dim("N")}},
     )
     assert program is not None

@@ -19,7 +19,8 @@ OTHER_PICTURES = 1000  # of each kind that no detector was trained on
 
 
 class ExportGraph(nn.Module):
-    """What model.onnx computes: uint8 (N, H, W, 3) -> logits of FAKE and OOD scores, each float32 (N).
+    """What model.onnx computes: uint8 (N, H, W, 3) -> logits of FAKE and OOD scores, each float32 (N), and the whitened
+    features that the OOD score is the length of, float32 (N, F): principal components, the largest one last.
 
     The OOD score is the Mahalanobis distance of an image's features from those of training images, as root mean square
     over the dimensions (Lee et al. 2018, "A Simple Unified Framework for Detecting Out-of-Distribution Samples", but
@@ -62,10 +63,11 @@ class ExportGraph(nn.Module):
         deviations = torch.cat([one.std((2, 3), correction=0) for one in maps], 1)
         return logit, means, deviations
 
-    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         logit, means, deviations = self.logits_and_maps(images)
         features = torch.cat([means, (deviations + self.least).log()], 1)
-        return logit, torch.linalg.vector_norm((features - self.center) / self.scale @ self.whitening.float(), dim=1)
+        whitened = (features - self.center) / self.scale @ self.whitening.float()
+        return logit, torch.linalg.vector_norm(whitened, dim=1), whitened
 
 
 def other_pictures(images: MappedImages, dataset: str) -> Iterator[tuple[str, np.ndarray]]:
