@@ -91,9 +91,8 @@ class Muon(torch.optim.AdamW):
         for shape, pairs in same_shape.items():
             updates = orthogonalize(torch.stack([direction for _, direction in pairs]), self.dtype)
             # an update has the size of AdamW's, a root mean square of 0.2 times the learning rate
-            size = 0.2 * max(updates.shape[1:]) ** 0.5
-            alike = [parameter for parameter, _ in pairs]
-            torch._foreach_add_(alike, [update.view(shape) for update in updates], alpha=-group["lr"] * size)
+            updates.mul_(group["lr"] * (-0.2 * max(updates.shape[1:]) ** 0.5))
+            torch._foreach_add_([parameter for parameter, _ in pairs], [update.view(shape) for update in updates])
 
 
 def orthogonalize(matrices: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
