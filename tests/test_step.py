@@ -12,7 +12,7 @@ from stages.params import load_params, model_entry
 from stages.train.augment import augmentation
 from stages.train.average import WeightAverage
 from stages.train.graph import CapturedStep, Step
-from stages.train.network import make_network
+from stages.train.network import compute_deterministically, make_network
 from stages.train.optimizer import make_optimizer
 from stages.train.step import backward, make_step, update
 from tests.conftest import TINY
@@ -91,6 +91,25 @@ def test_nothing_in_a_step_waits_for_the_device(crop: int | None) -> None:
     with Operations() as operations:
         (y.float().sum() > 0).item()
     assert operations.reads == 1, "a read is not noticed"
+
+
+def test_no_tensor_is_filled_before_it_is_written() -> None:
+    """Where torch is to be deterministic it fills each empty one, unless told not to. `Operations` does not see it."""
+    pixels, y = a_batch()
+    compute_deterministically()
+    (gradients, _, _), _ = programs(None)
+
+    def fills() -> int:
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+            gradients(pixels, y)
+        return sum(event.count for event in seen.key_averages() if event.key == "aten::fill_")
+
+    assert fills() < 20
+    torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
+    try:
+        assert fills() > 100, "torch has ceased to"
+    finally:
+        compute_deterministically()
 
 
 def a_step(crop: int | None, optimizer_name: str) -> tuple[Step, torch.optim.Optimizer, torch.Generator, list[Any]]:

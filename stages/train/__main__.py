@@ -35,6 +35,7 @@ from stages.train.history import History, best_epoch, check_finite, validation_m
 from stages.train.network import (
     check_sides,
     choose_precision,
+    compute_deterministically,
     keep_first_output,
     make_network,
     pretrained_statistics,
@@ -59,8 +60,7 @@ def train_together(group: Group) -> None:
     seed, options, spec = params["seed"], params["train"], model_entry(params)
 
     keep_freed_memory()
-    torch.use_deterministic_algorithms(True)
-    torch.backends.cudnn.benchmark = False
+    compute_deterministically()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if options["cuda_graph"] and device.type == "cpu":
         raise UserError("train.cuda_graph is true in params.yaml, but there is no GPU here: set it to false")
