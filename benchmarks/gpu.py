@@ -51,13 +51,14 @@ def main() -> None:
     parser.add_argument("model", nargs="?", default="resnet18", help="(default: %(default)s)")
     arguments = parser.parse_args()
     began = time.monotonic()
-    if not gpu_candidates():
+    if gpu_candidates():
+        claim()  # before CUDA starts
+    if not (gpu_candidates() and torch.cuda.is_available()):
         raise UserError("there is no GPU here, and this measures one: run it where `nvidia-smi -L` lists one")
     if "CIFAKE_SOURCE" not in os.environ:
         raise UserError("CIFAKE_SOURCE is not set: it names the copy of CIFAKE to train on")
     params = load_params() | {"model": arguments.model, "dataset": "cifake"}
     spec, options = model_entry(params), params["train"]
-    claim()
     device = torch.device("cuda")
     with tempfile.TemporaryDirectory() as folder:
         project = make_project(Path(folder, "project"), params)
@@ -113,7 +114,7 @@ def finished(command: list[str], left: float, **options: Any) -> tuple[int, str,
             process.terminate()  # after which it stops those that it has started
             if not isinstance(stop, subprocess.TimeoutExpired):
                 raise
-            said = process.communicate()
+            said = process.communicate()[0], "stopped, for want of time"
     return process.returncode, *said
 
 

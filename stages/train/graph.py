@@ -62,11 +62,11 @@ class CapturedStep:
             with torch.cuda.graph(self.graph, stream=self.stream):
                 self.result = self.step(self.pixels, self.y, self.rate)
         except RuntimeError as error:
-            if is_out_of_memory(error):
-                raise
+            cause = error.__context__ or error  # the end of the recording complains too, of its failure alone
+            if isinstance(cause, Exception) and is_out_of_memory(cause):
+                raise cause from None
             raise UserError(
-                f"the step of this model cannot be recorded as a CUDA graph ({error.__context__ or error}): set "
-                "train.cuda_graph to false"
+                f"the step of this model cannot be recorded as a CUDA graph ({cause}): set train.cuda_graph to false"
             ) from error
         self._set_capturable(False)
 
