@@ -142,10 +142,11 @@ def of_split(folder: Path) -> str:
 
 
 def of_tensors(path: Path) -> str:
-    """Of a safetensors file's tensors, whatever they are called."""
+    """Of a safetensors file's tensors, whatever they are called, without single numbers: those count steps and batches,
+    and which of such counters are kept is the program's own affair."""
     with safe_open(path, "numpy") as file:
-        parts = sorted(of_array(file.get_tensor(name)) for name in file.keys())  # noqa: SIM118
-    return short(parts)
+        tensors = [file.get_tensor(name) for name in file.keys()]  # noqa: SIM118
+    return short(sorted(of_array(tensor) for tensor in tensors if tensor.ndim))
 
 
 def of_array(array: np.ndarray) -> str:

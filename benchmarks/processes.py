@@ -29,7 +29,7 @@ from stages.model import normalize
 from stages.params import load_params, model_entry
 from stages.train.augment import batches, reader
 from stages.train.average import WeightAverage
-from stages.train.network import choose_precision, make_network
+from stages.train.network import choose_precision, compute_deterministically, make_network
 from stages.train.optimizer import make_optimizer
 from stages.train.processes import Group, run_in_processes
 from stages.train.step import train_step
@@ -61,7 +61,7 @@ def parse() -> argparse.Namespace:
 def measure(group: Group) -> None:
     arguments = parse()
     keep_freed_memory()
-    torch.use_deterministic_algorithms(True)  # as in training
+    compute_deterministically()  # as in training
     params = load_params() | {"model": arguments.model}
     spec, options = model_entry(params), params["train"]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -41,7 +41,7 @@ from stages.model import SmallMapConv2d, normalize
 from stages.params import load_params, model_entry
 from stages.train.augment import batches, reader
 from stages.train.average import WeightAverage
-from stages.train.network import choose_precision, make_network
+from stages.train.network import choose_precision, compute_deterministically, make_network
 from stages.train.optimizer import make_optimizer
 from stages.train.step import backward, train_step, update
 
@@ -68,7 +68,7 @@ def main() -> None:
         parser.error(f"--batches are of 2 to {images_at_a_time(IMAGES, arguments.side):,} images")
     keep_freed_memory()
     claim()
-    torch.use_deterministic_algorithms(True)  # as in training
+    compute_deterministically()  # as in training
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     machine = f"{device_name()}; {os.cpu_count()} cores; torch {torch.__version__}"
     print(f"# Training step\n\n{machine}; images of {arguments.side} px.")

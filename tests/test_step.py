@@ -11,9 +11,10 @@ from stages.model import scale_of_bytes, standardize
 from stages.params import load_params, model_entry
 from stages.train.augment import augmentation
 from stages.train.average import WeightAverage
-from stages.train.network import make_network
+from stages.train.graph import CapturedStep, Step
+from stages.train.network import compute_deterministically, make_network
 from stages.train.optimizer import make_optimizer
-from stages.train.step import backward, update
+from stages.train.step import backward, make_step, update
 from tests.conftest import TINY
 
 SIZE, BATCH, DEVICE = 32, 24, torch.device("cpu")
@@ -92,7 +93,78 @@ def test_nothing_in_a_step_waits_for_the_device(crop: int | None) -> None:
     assert operations.reads == 1, "a read is not noticed"
 
 
-def a_batch() -> tuple[torch.Tensor, torch.Tensor]:
-    torch.manual_seed(1)
+def test_no_tensor_is_filled_before_it_is_written() -> None:
+    """Where torch is to be deterministic it fills each empty one, unless told not to. `Operations` does not see it."""
+    pixels, y = a_batch()
+    compute_deterministically()
+    (gradients, _, _), _ = programs(None)
+
+    def fills() -> int:
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+            gradients(pixels, y)
+        return sum(event.count for event in seen.key_averages() if event.key == "aten::fill_")
+
+    assert fills() < 20
+    torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
+    try:
+        assert fills() > 100, "torch has ceased to"
+    finally:
+        compute_deterministically()
+
+
+def a_step(crop: int | None, optimizer_name: str) -> tuple[Step, torch.optim.Optimizer, torch.Generator, list[Any]]:
+    """A whole step, what it needs to be captured, and the tensors that it changes."""
+    torch.manual_seed(0)
+    params = load_params()
+    entry = TINY | {"optimizer": optimizer_name}
+    spec, options = model_entry(params | {"model": "tiny", "models": {"tiny": entry}}), params["train"]
+    network = make_network(spec, options, SIZE, DEVICE, "fp32").train()
+    optimizer, average = make_optimizer(network, spec, "fp32"), WeightAverage(network)
+    generator = torch.Generator(DEVICE).manual_seed(0)
+    augmented = augmentation(SIZE, BATCH, options["augment"], generator, DEVICE, crop)
+    statistics = scale_of_bytes((0.5,) * 3, (0.25,) * 3, DEVICE)
+    step = make_step(network, optimizer, average, augmented, statistics, spec, options, "fp32")
+    return step, optimizer, generator, [*network.state_dict().values(), *average.module.state_dict().values()]
+
+
+@pytest.mark.parametrize(("crop", "optimizer"), [(None, "muon"), (24, "muon"), (24, "sgd"), (24, "adamw")])
+def test_a_step_computes_the_same_with_its_inputs_and_its_rate_in_tensors_that_keep_their_place(
+    crop: int | None, optimizer: str
+) -> None:
+    """What a CUDA graph needs, and all of it that shows without a GPU."""
+    rates = [1e-3, 3e-3, 2e-3]
+
+    def after(kind: str) -> list[torch.Tensor]:
+        eager, of, generator, state = a_step(crop, optimizer)
+        places = set()
+
+        def step(
+            pixels: torch.Tensor, y: torch.Tensor, rate: float | torch.Tensor
+        ) -> tuple[torch.Tensor, torch.Tensor]:
+            places.add((pixels.data_ptr(), y.data_ptr(), rate.data_ptr() if isinstance(rate, torch.Tensor) else None))
+            return eager(pixels, y, rate)
+
+        take = CapturedStep(step, of, generator) if kind == "captured" else step
+        batches, results = [a_batch(number) for number in range(len(rates))], []
+        torch.manual_seed(2)
+        for (pixels, y), rate in zip(batches, rates, strict=True):
+            given = rate if kind in ("number", "captured") else torch.tensor(rate, dtype=getattr(torch, kind))
+            with Operations() as operations:
+                results += [result.clone() for result in take(pixels, y, given)]
+            pixels.zero_()  # whoever gave it may use it for something else
+        assert operations.reads == 0
+        assert (len(places) == 1) == (kind == "captured")
+        return results + state
+
+    by_number, by_double, by_float, captured = (after(kind) for kind in ("number", "float64", "float32", "captured"))
+    if optimizer == "muon":  # whose sum rounds once more where the rate is a tensor
+        torch.testing.assert_close(by_double, by_number, rtol=1e-4, atol=1e-5)
+    else:
+        assert all(map(torch.equal, by_number, by_double))
+    assert all(map(torch.equal, by_float, captured))
+
+
+def a_batch(seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+    torch.manual_seed(seed)
     pixels = torch.randint(2**31 - 1, (BATCH, SIZE, SIZE), dtype=torch.int32)
     return pixels, torch.stack([torch.randint(2, (BATCH,)), torch.randint(-1, 10, (BATCH,))], 1)

@@ -185,6 +185,9 @@ def test_any_other_timm_network_is_one_more_entry(project: Project, train_here: 
         ),
         ({"train__processes": 0}, "train.processes is 0 in params.yaml: a number of processes, 1 or more"),
         ({"train__processes": 7}, "batch_size is 120 in params.yaml, which 7 processes (train.processes) cannot share"),
+        ({"train__cuda_graph": True}, "train.cuda_graph is true in params.yaml, but there is no GPU here: set it to"),
+        ({"train__cuda_graph": 1}, "train.cuda_graph is 1 in params.yaml: true or false"),
+        ({"train__cuda_graph": True, "train__processes": 2}, "it is for one process"),
         ({"models__tiny__learning_rate": 1e30, "train__gradient_clip": 0}, "the loss is not finite"),
     ],
 )

@@ -18,22 +18,24 @@ import torch
 from tqdm import tqdm
 
 from detector.calibration import choose_abstention_band, choose_threshold, fit_temperature
-from detector.errors import run
+from detector.errors import UserError, run
 from detector.files import atomic_write, check_space
 from detector.labels import CLASSES, FAKE, probability
 from detector.record import ModelRecord
 from stages import keep_freed_memory
 from stages.data import channel_statistics, load_split
 from stages.device import device_name, peak_memory_mb
-from stages.model import save_model, scale_of_bytes, standardize
+from stages.model import save_model, scale_of_bytes
 from stages.params import load_params, model_entry, weights_path
-from stages.train.augment import batches, reader
+from stages.train.augment import augmentation, read_batches, reader
 from stages.train.average import WeightAverage
 from stages.train.checkpoint import Checkpoint, digest_of, loaded_code, optimizer_tensors, restore_optimizer
+from stages.train.graph import CapturedStep, Step
 from stages.train.history import History, best_epoch, check_finite, validation_metrics, write_curves
 from stages.train.network import (
     check_sides,
     choose_precision,
+    compute_deterministically,
     keep_first_output,
     make_network,
     pretrained_statistics,
@@ -41,7 +43,7 @@ from stages.train.network import (
 from stages.train.optimizer import learning_rate, make_optimizer
 from stages.train.options import check_options
 from stages.train.processes import Group, run_in_processes
-from stages.train.step import train_step
+from stages.train.step import make_step
 
 CROP = 0.75  # side of the crops in the first epochs, as a share of the image's
 
@@ -58,9 +60,10 @@ def train_together(group: Group) -> None:
     seed, options, spec = params["seed"], params["train"], model_entry(params)
 
     keep_freed_memory()
-    torch.use_deterministic_algorithms(True)
-    torch.backends.cudnn.benchmark = False
+    compute_deterministically()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if options["cuda_graph"] and device.type == "cpu":
+        raise UserError("train.cuda_graph is true in params.yaml, but there is no GPU here: set it to false")
     precision = choose_precision(options["precision"], device)
     train, val = load_split("data/train"), load_split("data/val")
 
@@ -82,7 +85,7 @@ def train_together(group: Group) -> None:
     evaluated = average.module if spec["ema_decay"] else network  # what is validated and saved
     trained = group.parallel(network, side, device)
 
-    center, scale = scale_of_bytes(mean, std, device)
+    statistics = scale_of_bytes(mean, std, device)
     read = reader(train.images, device)
     targets = torch.from_numpy(np.stack([train.labels == FAKE, train.object_class], axis=1).astype(np.int64)).to(device)
     batch_size = min(spec["batch_size"], len(train) // group.size * group.size)  # of all processes together
@@ -104,26 +107,31 @@ def train_together(group: Group) -> None:
         # fp32: the weights, their average, the best of it and two moments of the optimizer, beside the one before
         check_space(checkpoint.folder, 2 * 5 * 4 * parameters, "training")
 
+    generator = torch.Generator(device)
+    process = group.rank, group.size
+    steps: dict[int | None, Step] = {}  # one at a time: a CUDA graph holds its memory
     done, total = (count * steps_per_epoch * batch_size for count in (len(history), epochs))
     bar = tqdm(total=total, initial=done, unit=" images", unit_scale=True, disable=True if group.rank else None)
     for epoch in range(len(history), epochs):
         # each epoch has random numbers of its own, so that a resumed run meets those of the undisturbed one
         torch.manual_seed(seed * 100_003 + epoch)
-        generator = torch.Generator(device).manual_seed(seed * 100_003 + epoch)
+        generator.manual_seed(seed * 100_003 + epoch)
         started = time.perf_counter()
         trained.train()
         loss_sum = torch.zeros((), device=device)
         correct = torch.zeros((), device=device)
         cropped = crop if epoch < spec["crop_epochs"] * epochs else None
-        process = group.rank, group.size
-        epoch_batches = batches(read, targets, side, batch_size, options["augment"], generator, cropped, process)
-        for step, (x, y) in enumerate(epoch_batches, start=1):
+        if cropped not in steps:
+            augmented = augmentation(side, batch_size, options["augment"], generator, device, cropped, process)
+            eager = make_step(trained, optimizer, average, augmented, statistics, spec, options, precision)
+            steps = {cropped: CapturedStep(eager, optimizer, generator) if options["cuda_graph"] else eager}
+        for step, (pixels, y) in enumerate(read_batches(read, targets, batch_size, generator, process), start=1):
             rate = learning_rate(spec, options["warmup"], epoch * steps_per_epoch + step, epochs * steps_per_epoch)
-            loss, logits = train_step(trained, optimizer, standardize(x, center, scale), y, rate, options, precision)
-            if spec["ema_decay"]:
-                average.update(spec["ema_decay"] if epoch or step > 1 else 0)
+            loss, right = steps[cropped](pixels, y, rate)
+            if spec["ema_decay"] and epoch == 0 and step == 1:
+                average.update(0)  # nothing of the weights at the start
             loss_sum += loss
-            correct += ((logits > 0) == (y[:, 0] == 1)).sum()
+            correct += right
             # reading a number waits for the device, so it is done now and then
             if step % 20 == 0 or step == steps_per_epoch:
                 check_finite(loss_sum, epoch)

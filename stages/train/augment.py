@@ -71,18 +71,34 @@ def batches(
     crop: int | None = None,
     process: tuple[int, int] = (0, 1),
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield one epoch in random order: uint8 (B, size, size, 3) and targets (B, ...), on the device of all `targets`.
+    """Yield one epoch of augmented images, uint8 (B, size, size, 3), and targets (B, ...), as `read_batches` does.
 
-    With `crop` all images of a batch get the same crop of `crop` x `crop` pixels. Images left over after the last full
-    batch wait for the next epoch. `process`: the number of this one, and how many share each batch of `batch_size`.
+    With `crop` all images of a batch get the same crop of `crop` x `crop` pixels.
+    """
+    augmented = augmentation(size, batch_size, augment, generator, targets.device, crop, process)
+    for pixels, y in read_batches(read, targets, batch_size, generator, process):
+        yield augmented(pixels), y
+
+
+def read_batches(
+    read: Read,
+    targets: torch.Tensor,
+    batch_size: int,
+    generator: torch.Generator | None,
+    process: tuple[int, int] = (0, 1),
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield one epoch in random order: pixels, int32 (B, S, S) as `pack_pixels` makes them, and targets (B, ...), on
+    the device of all `targets`.
+
+    Images left over after the last full batch wait for the next epoch. `process`: the number of this one, and how many
+    share each batch of `batch_size`.
     """
     device = targets.device
-    augmented = augmentation(size, batch_size, augment, generator, device, crop, process)
     order = torch.randperm(len(targets), generator=generator, device=device)
     chosen_rows = order[: len(order) // batch_size * batch_size].view(-1, batch_size)
     chosen_rows = chosen_rows[:, rows_of(process, 0, batch_size)]
     for chosen, pixels in zip(chosen_rows, read(iter(chosen_rows.cpu().numpy())), strict=True):
-        yield augmented(pixels), targets[chosen]
+        yield pixels, targets[chosen]
 
 
 def rows_of(process: tuple[int, int], start: int, stop: int) -> slice:

@@ -67,6 +67,14 @@ def check_sides(network: torch.nn.Module, side: int, crop: int | None, name: str
             raise UserError(f"{name} does not take {what} of {tried}x{tried} pixels ({error}): {to_do}") from None
 
 
+def compute_deterministically() -> None:
+    """Let torch choose kernels that give the same bytes each time, on one device."""
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    # torch would fill each empty tensor first, in case a program reads it: as many operations again as a step has
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
 def choose_precision(wanted: str, device: torch.device) -> str:
     """Return bf16 or fp32: for `auto` bf16 where it is quicker. Raises UserError for any other value."""
     if wanted not in ("auto", "fp32", "bf16"):

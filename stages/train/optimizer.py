@@ -92,8 +92,11 @@ class Muon(torch.optim.AdamW):
             updates = orthogonalize(torch.stack([direction for _, direction in pairs]), self.dtype)
             # an update has the size of AdamW's, a root mean square of 0.2 times the learning rate
             size = 0.2 * max(updates.shape[1:]) ** 0.5
+            factor = -group["lr"] * size
+            if isinstance(factor, torch.Tensor):  # as `alpha` the host would read it
+                updates, factor = updates * factor, 1
             alike = [parameter for parameter, _ in pairs]
-            torch._foreach_add_(alike, [update.view(shape) for update in updates], alpha=-group["lr"] * size)
+            torch._foreach_add_(alike, [update.view(shape) for update in updates], alpha=factor)
 
 
 def orthogonalize(matrices: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -29,6 +29,11 @@ def check_options(options: dict[str, Any], spec: dict[str, Any]) -> None:
             f"batch_size is {batch_size} in params.yaml, which {processes} processes (train.processes) cannot share "
             f"evenly: a multiple of {processes}"
         )
+    graph = options["cuda_graph"]
+    if not isinstance(graph, bool):
+        raise UserError(f"train.cuda_graph is {graph!r} in params.yaml: true or false")
+    if graph and processes > 1:
+        raise UserError("train.cuda_graph is true and train.processes above 1 in params.yaml: it is for one process")
     weight = options["auxiliary_loss"]
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
         raise UserError(f"train.auxiliary_loss is {weight!r} in params.yaml: a weight such as 0.3; 0 for none")

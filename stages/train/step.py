@@ -1,9 +1,40 @@
-"""One step of training: forward, backward, update."""
+"""One step of training, from the pixels to the averaged weights. Nothing in it waits for the device."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.nn import functional as F
+
+from stages.model import standardize
+from stages.train.average import WeightAverage
+from stages.train.graph import Rate, Step
+
+
+def make_step(
+    network: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: WeightAverage,
+    augmented: Callable[[torch.Tensor], torch.Tensor],
+    statistics: tuple[torch.Tensor, torch.Tensor],
+    spec: dict[str, Any],
+    options: dict[str, Any],
+    precision: str,
+) -> Step:
+    """Return the step: pixels, as `read_batches` gives them, targets, int64 (B, 2), and the learning rate, a number or
+    a tensor () on the device -> the loss () and how many images the network got right ().
+
+    augmented: what `augmentation` returns. statistics: what `scale_of_bytes` returns.
+    """
+
+    def step(pixels: torch.Tensor, y: torch.Tensor, rate: Rate) -> tuple[torch.Tensor, torch.Tensor]:
+        x = standardize(augmented(pixels), *statistics)
+        loss, logits = train_step(network, optimizer, x, y, rate, options, precision)
+        if spec["ema_decay"]:
+            average.update(spec["ema_decay"])
+        return loss, ((logits > 0) == (y[:, 0] == 1)).sum()
+
+    return step
 
 
 def train_step(
@@ -11,12 +42,12 @@ def train_step(
     optimizer: torch.optim.Optimizer,
     x: torch.Tensor,
     y: torch.Tensor,
-    rate: float,
+    rate: Rate,
     options: dict[str, Any],
     precision: str,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Update the network once, on normalized images x (B, 3, H, W) and int64 y (B, 2): whether FAKE, and the object
-    class or -1. Nothing in it waits for the device.
+    class or -1.
 
     Returns the loss () and the logits (B) of FAKE, detached.
     """
@@ -43,7 +74,7 @@ def backward(
     return loss.detach(), logits.detach()
 
 
-def update(network: torch.nn.Module, optimizer: torch.optim.Optimizer, rate: float, gradient_clip: float) -> None:
+def update(network: torch.nn.Module, optimizer: torch.optim.Optimizer, rate: Rate, gradient_clip: float) -> None:
     """Change the weights by their gradients."""
     for group in optimizer.param_groups:
         group["lr"] = rate
