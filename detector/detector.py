@@ -23,7 +23,7 @@ import onnxruntime
 from PIL import Image
 
 from detector.cores import thread_count
-from detector.errors import UserError
+from detector.errors import UserError, is_out_of_memory
 from detector.explain import draw_explanation, occlusion_maps, percent
 from detector.labels import probability, verdict
 from detector.limit import limit_of, limit_of_adapted
@@ -225,7 +225,7 @@ class Detector:
 
 def open_session(path: Path, threads: int | None = None) -> onnxruntime.InferenceSession:
     """Open an ONNX file, whose weights are in a safetensors file beside it. Raises ValueError where onnxruntime cannot
-    read it."""
+    read it, MemoryError where it has no memory for it."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or thread_count()
     # threads that wait for the next batch would spin, and take the cores from whatever reads the pictures
@@ -241,6 +241,8 @@ def open_session(path: Path, threads: int | None = None) -> onnxruntime.Inferenc
     try:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # of a class for each of its status codes
+        if is_out_of_memory(error):
+            raise MemoryError(str(error)) from None
         raise ValueError(str(error)) from None
 
 
