@@ -81,7 +81,7 @@ def push_and_pull(here: Project, there: Project, server: Server, proxy: FaultyPr
     assert sum(proxy.spoilt.values()) >= 3, proxy.spoilt
 
 
-@pytest.mark.long  # half a minute
+@pytest.mark.long
 def test_through_a_bad_network_everything_arrives(here: Project, there: Project, server: Server) -> None:
     proxy = FaultyProxy(server.url, TRANSIENT, share=0.4)
     push_and_pull(here, there, server, proxy)
@@ -97,7 +97,7 @@ def test_through_each_kind_of_bad_network_everything_arrives(
     push_and_pull(here, there, server, FaultyProxy(server.url, [fault], share=0.4, seed=seed))
 
 
-@pytest.mark.long  # a quarter of a minute
+@pytest.mark.long
 def test_bytes_that_change_on_the_way_here_are_asked_for_again(here: Project, there: Project, server: Server) -> None:
     assert dvc(here, server.url, "push") is None
     with FaultyProxy(server.url, [FLIPPED], share=0.5) as proxy:

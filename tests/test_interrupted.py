@@ -134,7 +134,7 @@ def kill_training(project: Project) -> None:
             continue
 
 
-@pytest.mark.slow  # two minutes
+@pytest.mark.slow
 def test_a_training_killed_ten_times_ends_with_the_bytes_of_the_undisturbed_one(project: Project) -> None:
     """At seeded instants, with all processes of its group, as a cluster does."""
     epochs = 30
@@ -198,7 +198,7 @@ EXPLAINED, EPOCHS = {"evaluate__explained": 4}, {"models__tiny__epochs": 2}
     ("stage", "rename", "changed"),
     [
         # of export: its metrics, the old folder of the model, the new one
-        pytest.param("export", 2, None, marks=pytest.mark.long),  # half a minute
+        pytest.param("export", 2, None, marks=pytest.mark.long),
         pytest.param("export", 3, None, marks=pytest.mark.slow),
         # of train: two checkpoints, the old folder, the new one, the metrics, the old curves, the new ones
         *[pytest.param("train", rename, EPOCHS, marks=pytest.mark.slow) for rename in (4, 5, 6, 7)],

@@ -79,7 +79,7 @@ def test_an_experiment_stands_beside_the_committed_run(pipeline: Path, tmp_path:
     assert "small_resnet, tiny, another" in failed.stdout + failed.stderr
 
 
-@pytest.mark.long  # ten seconds
+@pytest.mark.long
 def test_a_page_of_plots_says_what_it_needs_and_shows_its_pictures_without_a_network(
     here: Project, browser: Browser
 ) -> None:
