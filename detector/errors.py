@@ -39,10 +39,10 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(1)
 
 
-# How torch, CUDA, cuBLAS and oneDNN say it; by the message, so that torch need not be imported.
+# How torch, CUDA, cuBLAS, oneDNN and onnxruntime say it; by the message, so that torch need not be imported.
 OUT_OF_MEMORY = (
     *("out of memory", "can't allocate memory", "_ALLOC_FAILED", "failed to map segment"),
-    *("could not create a primitive", "could not create a memory"),
+    *("could not create a primitive", "could not create a memory", "std::bad_alloc"),
 )
 
 
@@ -69,6 +69,8 @@ def one_line(error: Exception) -> str | None:
         return f"the file system is read-only ({text}): run it where it may write"
     if isinstance(error, OSError) and error.errno in (errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO):
         return f"the disk does not answer ({text}): look after it, and run it again; earlier outputs are untouched"
+    if isinstance(error, OSError) and error.errno == errno.EBUSY:  # a folder that is replaced must not be a mount
+        return f"in use by the system, as a mount is ({text}): mount the folder above it, or none"
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
         return f"too many open files ({text}): `ulimit -n` says how many may be"
     return None

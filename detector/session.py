@@ -7,7 +7,7 @@ import numpy as np
 import onnxruntime
 
 from detector.cores import thread_count
-from detector.errors import UserError
+from detector.errors import UserError, is_out_of_memory
 
 
 class Scores(NamedTuple):
@@ -24,7 +24,7 @@ class Scores(NamedTuple):
 
 def open_session(path: Path, threads: int | None = None) -> onnxruntime.InferenceSession:
     """Open an ONNX file, whose weights are in a safetensors file beside it. Raises ValueError where onnxruntime cannot
-    read it."""
+    read it, MemoryError where it has no memory for it."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or thread_count()
     # threads that wait for the next batch would spin, and take the cores from whatever reads the pictures
@@ -40,6 +40,8 @@ def open_session(path: Path, threads: int | None = None) -> onnxruntime.Inferenc
     try:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # of a class for each of its status codes
+        if is_out_of_memory(error):
+            raise MemoryError(str(error)) from None
         raise ValueError(str(error)) from None
 
 

@@ -53,8 +53,9 @@ def remove_old_checkpoints(folder: Path) -> None:
         newest = max((file.stat().st_mtime for file in checkpoint.glob("*")), default=checkpoint.stat().st_mtime)
         if time.time() - newest < CHECKPOINT_DAYS * 86400:
             continue
-        with contextlib.ExitStack() as stack, contextlib.suppress(BlockingIOError):
-            if (lock := checkpoint / "lock").exists():  # locked: its training goes on, however slowly
+        # locked: its training goes on, however slowly; refused: it is somebody else's, or the disk is read-only
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+            if (lock := checkpoint / "lock").exists():
                 fcntl.flock(stack.enter_context(lock.open("r+")), fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(checkpoint)
             print(f"{checkpoint}: nobody resumed this training for {CHECKPOINT_DAYS} days: removed", flush=True)

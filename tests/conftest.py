@@ -94,10 +94,10 @@ class Project:
         status = json.loads(self.run("dvc", "status", "--json", *targets).stdout)
         return {name.rpartition(":")[2] for name in status} - {"fingerprint"}
 
-    def start(self, *command: str) -> "subprocess.Popen[str]":
+    def start(self, *command: str, **options: Any) -> "subprocess.Popen[str]":
         """Start a command in the folder and go on."""
         pipe = subprocess.PIPE
-        return subprocess.Popen(command, cwd=self.path, env=self.env, stdout=pipe, stderr=pipe, text=True)
+        return subprocess.Popen(command, cwd=self.path, env=self.env, stdout=pipe, stderr=pipe, text=True, **options)
 
     def weights(self) -> str:
         """A digest of the trained weights."""

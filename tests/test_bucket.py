@@ -11,16 +11,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from tests.conftest import ROOT
 
 
 class Answers(http.server.BaseHTTPRequestHandler):
-    status, message = 200, ""
+    status, message, payer = 200, "", ""
 
     def do_GET(self) -> None:
-        body = json.dumps({"error": {"code": self.status, "message": self.message}}).encode()
-        self.send_response(self.status)
+        unpaid = self.payer and f"userProject={self.payer}" not in self.path
+        status, message = (400, "Bucket is a requester pays bucket") if unpaid else (self.status, self.message)
+        body = json.dumps({"error": {"code": status, "message": message}}).encode()
+        self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -79,8 +83,27 @@ def test_the_answer_of_the_bucket_is_put_in_words(
     assert returned == (0 if status == 200 else 1)
 
 
-def test_without_a_network_and_without_credentials(ask: Ask) -> None:
+def test_who_pays_for_a_bucket_may_say_so(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Answers, "payer", "mine")
+    anybody = {"endpointurl": "{url}", "allow_anonymous_login": "true"}
+    assert ask("gcs", anybody)[0] == 1
+    monkeypatch.setenv("FSSPEC_GCS", json.dumps({"requester_pays": "mine"}))
+    assert ask("gcs", anybody) == (0, "gs://some/where answers")
+
+
+def service_account(token_uri: str, path: Path) -> None:
+    """Write the key of an account that does not exist, whose tokens come from there."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    account = {"type": "service_account", "client_email": "nobody@example.org", "token_uri": token_uri}
+    path.write_text(json.dumps(account | {"private_key": pem}))
+
+
+def test_without_a_network_and_without_credentials(ask: Ask, tmp_path: Path) -> None:
     nobody = {"endpointurl": "http://127.0.0.1:9", "allow_anonymous_login": "true"}
     assert "127.0.0.1:9 does not answer: no network" in ask("gcs", nobody)[1]
     assert "no credentials: `gcloud auth application-default login`" in ask("gcs", {})[1]
+    service_account("http://127.0.0.1:9/token", tmp_path / "key.json")
+    known = {"credentialpath": str(tmp_path / "key.json")}
+    assert "who checks the credentials does not answer: no network" in ask("gcs", known)[1]
     assert "there is no remote other, but gcs" in ask("other", {})[1]

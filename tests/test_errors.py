@@ -23,6 +23,7 @@ def fails(code: str) -> str:
     [
         (errno.EROFS, "the file system is read-only"),
         (errno.EIO, "the disk does not answer"),
+        (errno.EBUSY, "in use by the system"),
         (errno.EMFILE, "too many open files"),
         (errno.EDQUOT, "the disk is full"),
         (errno.ENOMEM, "out of memory"),

@@ -1,6 +1,9 @@
 """A training that is interrupted: nothing half-written stays, and it resumes with the bytes of the undisturbed one."""
 
+import json
 import os
+import random
+import re
 import shutil
 import signal
 import subprocess
@@ -129,6 +132,111 @@ def kill_training(project: Project) -> None:
                 os.kill(int(process.name), signal.SIGKILL)
         except OSError:  # ended meanwhile
             continue
+
+
+@pytest.mark.slow
+def test_a_training_killed_ten_times_ends_with_the_bytes_of_the_undisturbed_one(project: Project) -> None:
+    """At seeded instants, with all processes of its group, as a cluster does."""
+    epochs = 30
+    project.set(models__tiny=TINY | {"epochs": epochs})
+    project.stage("train")
+    expected = project.weights()
+    an_epoch = json.loads((project.path / "metrics/train.json").read_text())["seconds"] / epochs
+    shutil.rmtree(project.path / "models/trained")
+    instants = random.Random(0)
+    finished = 0  # epochs that are known to be in the checkpoint
+    for _ in range(10):
+        process = project.start(*TRAIN, start_new_session=True)
+        before = checkpoint_time(project)
+        while checkpoint_time(project) == before:  # one epoch more, at least
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.01)
+        time.sleep(instants.uniform(0, an_epoch))
+        os.killpg(process.pid, signal.SIGKILL)
+        said, _ = process.communicate()
+        assert process.returncode == -signal.SIGKILL, "the training was faster than the kill"
+        assert resumed_after(said) >= finished, said
+        finished = resumed_after(said) + 1
+        assert not (project.path / "models/trained").exists()
+    assert 10 <= resumed_after(project.stage("train").stdout) < epochs
+    assert project.weights() == expected
+    assert list((project.path / ".dvc/tmp/train").iterdir()) == []
+
+
+def checkpoint_time(project: Project) -> int | None:
+    """When the checkpoint was written, in nanoseconds; None where there is none."""
+    for checkpoint in project.path.glob(".dvc/tmp/train/*/checkpoint.safetensors"):
+        return checkpoint.stat().st_mtime_ns
+    return None
+
+
+def resumed_after(said: str) -> int:
+    """The epoch after which a training says that it resumes; 0 where it began anew."""
+    found = re.search(r"^resuming after epoch (\d+) of ", said, re.MULTILINE)
+    return int(found[1]) if found else 0
+
+
+# Every Python loads it. A process dies before its nth rename of what `atomic_write` has written or moved aside.
+KILLER = r"""
+import os, re, signal, sys
+
+left = int(os.environ.get("KILL_AT", "0"))
+
+def before(event, arguments):
+    global left
+    if event == "os.rename" and re.search(r"\.\d+\.(new|old)\b", f"{arguments[0]} {arguments[1]}"):
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(before)
+"""
+EXPLAINED, EPOCHS = {"evaluate__explained": 4}, {"models__tiny__epochs": 2}
+
+
+@pytest.mark.parametrize(
+    ("stage", "rename", "changed"),
+    [
+        # of export: its metrics, the old folder of the model, the new one
+        pytest.param("export", 2, None, marks=pytest.mark.long),
+        pytest.param("export", 3, None, marks=pytest.mark.slow),
+        # of train: two checkpoints, the old folder, the new one, the metrics, the old curves, the new ones
+        *[pytest.param("train", rename, EPOCHS, marks=pytest.mark.slow) for rename in (4, 5, 6, 7)],
+        # of evaluate: the old plots, the new ones, and three files
+        *[pytest.param("evaluate", rename, EXPLAINED, marks=pytest.mark.slow) for rename in (2, 3, 4, 5)],
+    ],
+)
+def test_killed_between_two_outs_of_a_stage_the_next_run_makes_them_anew(
+    here: Project, tmp_path: Path, stage: str, rename: int, changed: dict[str, Any] | None
+) -> None:
+    """With other parameters than those of the committed outs, or, where none change, with --force."""
+    (tmp_path / "killer").mkdir()
+    (tmp_path / "killer/sitecustomize.py").write_text(KILLER)
+    here.env["CIFAKE_SOURCE"] = "data/sample"
+    before = outs(here)
+    undisturbed = Project(shutil.copytree(here.path, tmp_path / "undisturbed"))
+    for project in (here, undisturbed):
+        project.set(**(changed or {}))
+    undisturbed.stage(stage)
+    assert (outs(undisturbed) == before) == (changed is None)
+    repro = ["dvc", "repro", "--single-item", "--no-run-cache", stage]
+    here.env |= {"PYTHONPATH": str(tmp_path / "killer"), "KILL_AT": str(rename)}
+    here.run(*repro, *([] if changed else ["--force"]), ok=False)
+    assert [path for name in ("models", "metrics", "plots") for path in (here.path / name).glob(".*.*.new")]
+    here.env["KILL_AT"] = "0"
+    here.run("dvc", "repro", "--no-run-cache", stage)
+    assert outs(here) == outs(undisturbed)
+    if changed:  # and back again, which the half of the outs that were new must not hinder
+        here.run("git", "checkout", "-q", "params.yaml", "dvc.lock")
+        here.run("dvc", "repro", "--no-run-cache", stage)
+        assert outs(here) == before
+
+
+def outs(project: Project) -> dict[str, bytes]:
+    """What the stages have written, hidden files too, but for the files that say how fast training was."""
+    timed = {"metrics/train.json", "plots/training/metrics.json"}
+    timed |= {f"plots/training/plots/metrics/{name}.tsv" for name in ("seconds", "images_per_second")}
+    return {name: content for name, content in project.outputs().items() if name not in timed}
 
 
 @pytest.mark.parametrize(

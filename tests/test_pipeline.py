@@ -6,10 +6,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser, expect
 from ruamel.yaml import YAML
 
 from tests.conftest import ROOT, TINY, Project
 
+ELSEWHERE = re.compile("^https:")
 STAGES = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
 
 OUTPUTS = [
@@ -91,6 +93,28 @@ def test_an_experiment_stands_beside_the_committed_run(pipeline: Path, tmp_path:
     failed = project.run("dvc", "exp", "run", "--temp", "-S", "model=anohter", ok=False)
     assert "params.yaml has resnet18, vit_tiny, " in failed.stdout + failed.stderr
     assert "small_resnet, tiny, another" in failed.stdout + failed.stderr
+
+
+@pytest.mark.long
+def test_a_page_of_plots_says_what_it_needs_and_shows_its_pictures_without_a_network(
+    here: Project, browser: Browser
+) -> None:
+    here.run("dvc", "plots", "show", "--out", "page")
+    page = browser.new_page()
+    asked: set[str] = set()
+    page.on("request", lambda request: asked.add(request.url.partition("/npm")[0]) if "http" in request.url else None)
+    page.route(ELSEWHERE, lambda route: route.abort())
+    page.goto((here.path / "page/index.html").as_uri())
+    assert asked == {"https://cdn.jsdelivr.net"}
+    expect(page.get_by_text("comes from cdn.jsdelivr.net")).to_be_visible()
+    sides = page.evaluate("[...document.images].map(image => image.naturalWidth)")
+    assert len(sides) >= 2
+    assert all(sides)
+    page.unroute(ELSEWHERE)
+    page.route(ELSEWHERE, lambda route: route.fulfill(body="window.vegaEmbed = () => {}"))
+    page.reload()
+    expect(page.get_by_text("comes from cdn.jsdelivr.net")).to_have_count(0)
+    page.close()
 
 
 @pytest.mark.parametrize("stage", [name for name, stage in STAGES.items() if not stage.get("always_changed")])

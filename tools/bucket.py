@@ -2,23 +2,26 @@
 
     python -m tools.bucket          the remote gcs; another one: python -m tools.bucket NAME
 
-`dvc pull` and `dvc push` try again for a minute where they are refused, and end in a page of traceback.
+`dvc pull` and `dvc push` try again for a minute where nobody answers, and end in a page of traceback: so
+`python -m tools.bucket && dvc pull -r gcs`.
 """
 
 import argparse
 import os
 from urllib.parse import quote, urlsplit
 
+import fsspec.config
 import google.auth
 import requests
 from dvc.repo import Repo
-from google.auth.exceptions import GoogleAuthError
+from google.auth.exceptions import GoogleAuthError, TransportError
 from google.auth.transport.requests import AuthorizedSession
 
 from detector.errors import UserError, run
 
 SECONDS = 4  # for the credentials, and again for the answer
 LOGIN = "`gcloud auth application-default login`, or `dvc remote modify --local NAME credentialpath KEY.json`"
+PAY = """export FSSPEC_GCS='{"requester_pays": "PROJECT"}'"""  # what DVC's way to the bucket reads
 MEANINGS = {
     401: f"no credentials that it accepts: {LOGIN}",
     403: "these credentials may not read it: its owner gives roles/storage.objectViewer, or use your own bucket",
@@ -42,8 +45,14 @@ def main() -> None:
     session = session_of(remote)
     url = f"{endpoint}/storage/v1/b/{quote(address.netloc)}/o"
     params = {"maxResults": "1", "prefix": address.path.strip("/")}
+    if payer := fsspec.config.conf.get("gcs", {}).get("requester_pays"):
+        params["userProject"] = payer
     try:
         answer = session.get(url, params=params, timeout=SECONDS)
+    except TransportError:
+        raise UserError(
+            f"{remote['url']}: who checks the credentials does not answer: no network, or a proxy (HTTPS_PROXY)"
+        ) from None
     except GoogleAuthError as error:
         raise UserError(f"{remote['url']}: the credentials cannot be used ({error}): {LOGIN}") from None
     except requests.RequestException:
@@ -51,7 +60,7 @@ def main() -> None:
             f"{remote['url']}: {urlsplit(endpoint).netloc} does not answer: no network, or a proxy (HTTPS_PROXY)"
         ) from None
     if answer.status_code == 400 and "requester pays" in answer.text:
-        raise UserError(f"{remote['url']}: who asks must pay for this bucket, which DVC cannot: ask for another one")
+        raise UserError(f"{remote['url']}: who asks must pay for this bucket, and says with which project: {PAY}")
     if not answer.ok:
         meaning = MEANINGS.get(answer.status_code, f"it answers {answer.status_code}: try again later")
         raise UserError(f"{remote['url']}: {meaning}")
