@@ -4,7 +4,8 @@
 
 In clones of this repository in a temporary folder (of the commit: changes since then are not measured), on the embedded
 sample, with a network that trains one epoch in a second or two: what DVC adds does not depend on the training, so it
-weighs the more the shorter that is.
+weighs the more the shorter that is. A queued run costs the more, the more there is in git: DVC packs the whole history
+for its folder, in Python. So the size of .git/objects is printed as well.
 """
 
 import argparse
@@ -65,6 +66,7 @@ def main() -> None:
                 bar.update()
         do(project, "git", "reset", "--quiet", "--hard")
         do(project, "dvc", "checkout", "--quiet", "--allow-missing")  # the released models were not pulled
+        history = sum(path.stat().st_size for path in (bare / ".git/objects").rglob("*") if path.is_file())
         queued = {n: run_queue(project, n, bar) for n in queues}
 
     script_seconds = {script: statistics.median(times) for script, times in alone.items()}
@@ -83,7 +85,8 @@ def main() -> None:
         rows.append((f"both, {runs}", queueing + running, n * one_run, n))
 
     print("# What DVC adds\n")
-    print(f"{device_name()}; {os.cpu_count()} cores; DVC {version('dvc')}.\n")
+    versions = ", ".join(f"{name} {version(name)}" for name in ("DVC", "dulwich", "ruamel.yaml.clib"))
+    print(f"{device_name()}; {os.cpu_count()} cores; {versions}; {history / 1e6:.0f} MB in .git/objects.\n")
     print(
         f"The sample, {MODEL}, one epoch. Scripts alone, median of {arguments.turns}: "
         f"{', '.join(f'{script} {took:.1f} s' for script, took in script_seconds.items())}. An experiment with another "
@@ -98,7 +101,7 @@ def main() -> None:
 
 def clone(path: Path) -> Path:
     """A clone of this repository's commit whose parameters ask for a short run on the sample."""
-    do(Path.cwd(), "git", "clone", "--quiet", ".", str(path))
+    do(Path.cwd(), "git", "clone", "--quiet", "--no-local", ".", str(path))  # packed, as if it came over a network
     yaml = YAML()
     params = yaml.load(path / "params.yaml")
     params["dataset"], params["model"] = "sample", MODEL

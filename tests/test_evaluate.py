@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import pytest
 import torch
 from PIL import Image
 from sklearn import metrics as sk
+from tqdm import tqdm
 
 from detector.errors import UserError
 from detector.explain import occlusion_maps
@@ -26,6 +28,7 @@ from stages.data import load_split
 from stages.data import write_split as pack_split
 from stages.evaluate.__main__ import main, source_metrics
 from stages.evaluate.deletion import deletion_test
+from stages.evaluate.threads import Advance, in_threads
 from stages.model import build, load_model, predict_logits, save_model
 from tests.models import trained
 
@@ -121,6 +124,24 @@ def deletion_of_the_first_answers(folder: Path) -> dict[str, float]:
     maps = occlusion_maps(partial(score, margin=math.inf), images)
     said_fake = probability(score(images), TEMPERATURE) >= record.threshold
     return deletion_test(score, images, score(images), maps, said_fake, TEMPERATURE)
+
+
+def test_a_condition_that_fails_ends_the_others_at_once() -> None:
+    threads, finished = torch.get_num_threads(), []
+
+    def score(number: int, advance: Advance) -> np.ndarray:
+        if number == 1:
+            raise UserError("scores that are not finite")
+        for _ in range(100):
+            time.sleep(0.01)
+            advance(1)
+        finished.append(number)
+        return np.zeros(1)
+
+    with pytest.raises(UserError, match="not finite"), tqdm(disable=True) as bar:
+        in_threads(score, [1, 2, 3, 4, 5, 6], bar)
+    assert not finished
+    assert torch.get_num_threads() == threads
 
 
 def test_recall_is_given_by_source() -> None:

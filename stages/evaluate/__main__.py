@@ -34,6 +34,7 @@ from stages.evaluate.corruptions import SUMMARIES, check_corruptions, corruption
 from stages.evaluate.curves import write_csv, write_plots
 from stages.evaluate.deletion import deletion_test
 from stages.evaluate.sheets import draw_explained, draw_mistakes
+from stages.evaluate.threads import Advance, in_threads
 from stages.metrics import classification_metrics, wilson_interval
 from stages.model import evaluation_batch, load_model, predict_logits
 from stages.params import load_params
@@ -54,19 +55,26 @@ def main() -> None:
         """Logits (N) of images uint8 (N, H, W, 3)."""
         return predict_logits(network, images, record.mean, record.std, margin)
 
-    def score_test(name: str, change: Callable[[np.ndarray], np.ndarray] = lambda images: images) -> np.ndarray:
+    def score_test(change: Callable[[np.ndarray], np.ndarray], advance: Advance) -> np.ndarray:
         """Logits of all test images, each block of them changed first."""
         parts, batch_size = [], evaluation_batch(network, record.input_size)
-        with tqdm(total=len(test), desc=name, unit=" images", unit_scale=True, disable=None) as bar:
-            for start in range(0, len(test), batch_size):
-                parts.append(score(change(test.images[start : start + batch_size])))
-                bar.update(len(parts[-1]))
+        for start in range(0, len(test), batch_size):
+            parts.append(score(change(test.images[start : start + batch_size])))
+            advance(len(parts[-1]))
         logits = np.concatenate(parts)
         if not np.isfinite(logits).all():
             raise UserError("the model gives scores that are not finite: `dvc repro -f train`")
         return logits
 
-    logits = score_test("test images")
+    conditions = [
+        (kind, level, strength)
+        for kind, strengths in options["corruptions"].items()
+        for level, strength in enumerate(strengths, start=1)
+    ]
+    changes = [lambda images: images, *(corruption(kind, strength) for kind, _, strength in conditions)]
+    total = len(changes) * len(test)
+    with tqdm(total=total, desc="test images", unit=" images", unit_scale=True, disable=None) as bar:
+        logits, *corrupted = in_threads(score_test, changes, bar)
     scores: dict[str, np.ndarray] = {
         "index": np.arange(len(test), dtype=np.int32),
         "label": test.labels.astype(np.int8),
@@ -82,19 +90,24 @@ def main() -> None:
         metrics["sources"] = sources
 
     robustness = [robustness_row("none", 0, 0, scores["p_fake"], test, record)]
-    for kind, strengths in options["corruptions"].items():
-        for level, strength in enumerate(strengths, start=1):
-            corrupted = score_test(f"{kind} {strength}", corruption(kind, strength))
-            p_fake = probability(corrupted, record.temperature)
-            robustness.append(robustness_row(kind, level, strength, p_fake, test, record))
+    for condition, of_condition in zip(conditions, corrupted, strict=True):
+        p_fake = probability(of_condition, record.temperature)
+        robustness.append(robustness_row(*condition, p_fake, test, record))
     for name, kinds in SUMMARIES.items():
         if values := [row["accuracy"] for row in robustness if row["corruption"] in kinds]:
             metrics[name] = round(fmean(values), 6)
 
     chosen = np.linspace(0, len(test) - 1, min(options["explained"], len(test))).astype(int)
     parts = np.array_split(chosen, min(20, len(chosen)))
-    bar = tqdm(parts, desc="explanations", unit_scale=len(chosen) // 20, unit=" images", disable=None)
-    maps = np.concatenate([occlusion_maps(partial(score, margin=math.inf), test.images[part]) for part in bar])
+
+    def explain(part: np.ndarray, advance: Advance) -> np.ndarray:
+        """Occlusion maps of the test images of these numbers."""
+        maps = occlusion_maps(partial(score, margin=math.inf), test.images[part])
+        advance(len(part))
+        return maps
+
+    with tqdm(total=len(chosen), desc="explanations", unit=" images", disable=None) as bar:
+        maps = np.concatenate(in_threads(explain, parts, bar))
     said_fake = scores["p_fake"] >= record.threshold
     metrics |= deletion_test(score, test.images[chosen], logits[chosen], maps, said_fake[chosen], record.temperature)
 
