@@ -3,6 +3,7 @@
 import base64
 import io
 import os
+import re
 from collections import Counter
 from html import escape
 
@@ -34,7 +35,10 @@ table { border-collapse: collapse; }
 th, td { padding: .3rem .75rem .3rem 0; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap;
   font-variant-numeric: tabular-nums; }
 th:first-child { text-align: left; font-weight: 400; }
-@media (max-width: 40rem) { table { font-size: .85rem; } th:first-child { white-space: normal; } }
+@media (max-width: 40rem) {
+  table { font-size: .85rem; }
+  th:first-child { white-space: normal; overflow-wrap: normal; min-width: 5.5rem; }
+}
 tr.moved th, tr.moved td { font-weight: 600; }
 .drawings { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 18rem), 1fr)); gap: 1.25rem; }
 figure { margin: 0; } figcaption, .soft { color: var(--soft); font-size: .9rem; }
@@ -73,7 +77,7 @@ def page(drift: Drift) -> str:
 <div class="verdict {"found" if drift.is_found else "none"}">{said}</div>
 <p>Answers of {escape(drift.model)}: {counts}.{skipped}</p>
 <h2>What to do</h2>
-<ul>{"".join(f"<li>{escape(one)}</li>" for one in advice(drift))}</ul>
+<ul>{"".join(f"<li>{with_code(one)}</li>" for one in advice(drift))}</ul>
 <h2>What was compared</h2>
 <div class="table">{table(drift)}</div>
 <p class="soft">Bold: below the level of {LEVEL}. P-values are corrected for the number of tests (Westfall and Young),
@@ -94,6 +98,11 @@ pictures.</p>
 </body>
 </html>
 """
+
+
+def with_code(text: str) -> str:
+    """Return HTML of a sentence whose commands stand between backticks."""
+    return re.sub(r"`([^`]*)`", r"<code>\1</code>", escape(text))
 
 
 def table(drift: Drift) -> str:
