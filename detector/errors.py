@@ -1,6 +1,7 @@
 """What every program of this repository does when something goes wrong: one line and an exit status."""
 
 import errno
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -36,6 +37,10 @@ def run(main: Callable[[], None]) -> None:
         if line is None:
             raise
         _say(line)
+        if is_out_of_memory(error):
+            # What Python runs at an exit needs memory too, and would print a traceback below the line.
+            sys.stdout.flush()
+            os._exit(1)
         sys.exit(1)
 
 
