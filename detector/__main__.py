@@ -1,6 +1,7 @@
 """Ask a trained detector about pictures from the shell: `python -m detector --help`."""
 
 import argparse
+import gc
 import io
 import os
 import sys
@@ -66,6 +67,11 @@ def ask(arguments: Sequence[str]) -> None:
     parser.add_argument("--explain", metavar="PNG", help=f"draw where the evidence lies, in {MOST} pictures at most")
     options = parser.parse_args(arguments)
 
+    # An answer for one picture is mostly the start of this process. numpy's BLAS computes nothing here, but its threads
+    # would wait in a loop for work, on the cores that open the model. And what is imported is no garbage.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    gc.disable()
+
     from detector.pool import DecodingPool  # --help does without
 
     pool = DecodingPool()
@@ -75,6 +81,7 @@ def ask(arguments: Sequence[str]) -> None:
     from detector.sources import find_pictures, passed_over
 
     detector = Detector.load(options.model, pool=pool)
+    gc.enable()
     print(f"{options.model}: {detector.title}", file=sys.stderr)
     files, problems, others = find_pictures(options.pictures)
     if others:
