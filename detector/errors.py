@@ -1,7 +1,6 @@
 """What every program of this repository does when something goes wrong: one line and an exit status."""
 
 import errno
-import os
 import signal
 import sys
 from collections.abc import Callable
@@ -39,8 +38,7 @@ def run(main: Callable[[], None]) -> None:
         _say(line)
         if is_out_of_memory(error):
             # What Python runs at an exit needs memory too, and would print a traceback below the line.
-            sys.stdout.flush()
-            os._exit(1)
+            sys.unraisablehook = lambda _: None
         sys.exit(1)
 
 

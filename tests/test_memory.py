@@ -111,6 +111,7 @@ def test_whoever_runs_out_of_memory_it_is_the_same_line(
     allocate: Callable[[], None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(errors.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # `run` replaces it
     with pytest.raises(SystemExit) as stop:
         errors.run(allocate)
     assert stop.value.code == 1
