@@ -35,6 +35,7 @@ def wait_for_checkpoint(project: Project, process: subprocess.Popen[str]) -> Non
         time.sleep(0.02)
 
 
+@pytest.mark.long
 def test_a_killed_run_resumes_and_ends_with_the_bytes_of_the_undisturbed_one(
     project: Project, undisturbed: str
 ) -> None:

@@ -87,6 +87,7 @@ def test_your_own_bucket_takes_one_command(server: Server, tmp_path: Path) -> No
     assert not (server.objects / BUCKET / "dvc").exists()
 
 
+@pytest.mark.long
 def test_a_push_that_was_cut_off_is_completed_by_the_next(
     interrupted: tuple[Project, Server, "subprocess.Popen[str]"], tmp_path: Path
 ) -> None:
