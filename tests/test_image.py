@@ -50,7 +50,7 @@ def test_the_steps_of_the_image_make_a_service_that_answers_and_writes_nothing(t
     )
     try:
         assert service.stdout is not None
-        (port,) = next(found for line in service.stdout if (found := re.findall(r"^http://0\.0\.0\.0:(\d+)", line)))
+        (port,) = next(found for line in service.stdout if (found := re.findall(r"^http://127\.0\.0\.1:(\d+)", line)))
         names = ("ship.png", "cat.jpg")
         pictures = [("files", (name, (ROOT / "app/static/examples" / name).read_bytes())) for name in names]
         answer = httpx.post(f"http://127.0.0.1:{port}/v1/predict", files=pictures, timeout=30, trust_env=False).json()
