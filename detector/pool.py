@@ -56,7 +56,8 @@ class Worker:
         ours, its = socket.socketpair()
         ours.settimeout(STUCK)
         folders = [os.path.abspath(folder) for folder in sys.path]  # noqa: PTH100 ("" is the current one)
-        command = [sys.executable, "-I", "-S", str(WORKER), str(max_pixels), str(seconds), str(megabytes), *folders]
+        flags = ["-I", "-S", *(["-B"] if sys.dont_write_bytecode else [])]  # no file is written where none may be
+        command = [sys.executable, *flags, str(WORKER), str(max_pixels), str(seconds), str(megabytes), *folders]
         with its:
             self.process = subprocess.Popen(
                 command, stdin=its.fileno(), stdout=its.fileno(), stderr=subprocess.DEVNULL, env={}
