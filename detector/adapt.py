@@ -10,7 +10,6 @@ import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,7 +99,6 @@ def adapt(real: Path, fake: Path, base_folder: Path, out: Path) -> "ExportedReco
 
 def read_pictures(base: "Detector", folder: Path) -> Pictures:
     """Read all pictures below a folder; name those that cannot be read on stderr, and how many they are."""
-    from detector.detector import BATCH
     from detector.sources import find_pictures, passed_over
 
     if not folder.is_dir():
@@ -108,21 +106,18 @@ def read_pictures(base: "Detector", folder: Path) -> Pictures:
     names, problems, others = find_pictures([str(folder)])
     if others:
         print(f"{folder}: {passed_over(others)}", file=sys.stderr)
-    files, pixels = [], []
-    bar = iter(tqdm(names, desc=f"reading {folder}", unit=" pictures", disable=None))
-    while chosen := list(islice(bar, BATCH)):
-        for name, one in zip(chosen, base.preprocess_all(chosen), strict=True):
-            if isinstance(one, UserError):
-                problems.append((name, str(one)))
-            else:
-                pixels.append(one.pixels)
-                files.append(Path(name))
+    files: list[str] = []
+    pixels: list[np.ndarray] = []
+    bar = tqdm(names, desc=f"reading {folder}", unit=" pictures", disable=None)
+    for batch in base.preprocessed_batches(bar, files, problems):
+        pixels += [one.pixels for one in batch]
     for name, reason in problems:
         print(" ".join(f"skipped: {name}: {reason}".split()), file=sys.stderr)
     if problems:
         print(f"{len(problems)} of {len(names)} skipped in {folder}", file=sys.stderr)
     side = base.record.input_size
-    return Pictures(folder, files, np.stack(pixels) if pixels else np.zeros((0, side, side, 3), np.uint8))
+    stacked = np.stack(pixels) if pixels else np.zeros((0, side, side, 3), np.uint8)
+    return Pictures(folder, [Path(file) for file in files], stacked)
 
 
 def refuse_same(reals: Pictures, fakes: Pictures) -> None:

@@ -261,6 +261,23 @@ class Detector:
             decode()
         return [results[number] for number in range(count)]
 
+    def preprocessed_batches(
+        self, names: Iterable[str], files: list[str], skipped: list[tuple[str, str]]
+    ) -> Iterator[list[Preprocessed]]:
+        """Yield picture files as the model sees them, BATCH at a time. Their names are appended to `files`; those that
+        cannot be read, with the reason, to `skipped`."""
+        remaining = iter(names)
+        while chosen := list(islice(remaining, BATCH)):
+            batch: list[Preprocessed] = []
+            for name, one in zip(chosen, self.preprocess_all(chosen), strict=True):
+                if isinstance(one, UserError):
+                    skipped.append((name, str(one)))
+                else:
+                    files.append(name)
+                    batch.append(one)
+            if batch:
+                yield batch
+
     def _prediction(self, p_fake: float, excess: float, notes: list[str]) -> Prediction:
         """excess: the OOD score divided by its threshold."""
         if excess > 1:

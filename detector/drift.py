@@ -7,9 +7,9 @@ by a permutation test (detector/two_sample.py). How often that is wrong: benchma
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -154,7 +154,7 @@ def read_pictures(folder: str, detector: "Detector", reference: "Reference") -> 
     files: list[str] = []
     scored: list[Scored] = []
     bar = tqdm(names, desc=f"reading {folder}", unit=" pictures", disable=None)
-    for batch in preprocessed_batches(bar, detector, files, skipped):
+    for batch in detector.preprocessed_batches(bar, files, skipped):
         scored.append(score_batch(batch, detector, reference))
     for name, reason in skipped:
         print(" ".join(f"skipped: {name}: {reason}".split()), file=sys.stderr)
@@ -163,26 +163,6 @@ def read_pictures(folder: str, detector: "Detector", reference: "Reference") -> 
         raise UserError(f"{count} of {folder} can be read: telling drift takes {LEAST} at least")
     predictions, rows, thumbnails = zip(*scored, strict=True)
     return Arrived(files, list(chain(*predictions)), concatenate(rows), list(chain(*thumbnails)), skipped)
-
-
-def preprocessed_batches(
-    names: Iterable[str], detector: "Detector", files: list[str], skipped: list[tuple[str, str]]
-) -> "Iterator[list[Preprocessed]]":
-    """Yield pictures made ready, BATCH at a time. Their names are appended to `files`; those that cannot be read, with
-    the reason, to `skipped`."""
-    from detector.detector import BATCH
-
-    remaining = iter(names)
-    while chosen := list(islice(remaining, BATCH)):
-        batch: list[Preprocessed] = []
-        for name, one in zip(chosen, detector.preprocess_all(chosen), strict=True):
-            if isinstance(one, UserError):
-                skipped.append((name, str(one)))
-            else:
-                files.append(name)
-                batch.append(one)
-        if batch:
-            yield batch
 
 
 def score_batch(batch: "list[Preprocessed]", detector: "Detector", reference: "Reference") -> "Scored":
