@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from ruamel.yaml import YAML
 
-from stages import keep_freed_memory  # sets the environment before torch reads it
+from detector.cores import keep_freed_memory
 
 import torch  # isort: skip
 

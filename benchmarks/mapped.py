@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from detector.cores import keep_freed_memory
 from detector.errors import run
-from stages import keep_freed_memory
 from stages.data import MappedImages, load_split
 from stages.device import claim, device_name
 from stages.model import normalize

@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from torch import distributed
 
+from detector.cores import keep_freed_memory
 from detector.errors import UserError, run
 from detector.sizes import REFERENCE_SIDE
-from stages import keep_freed_memory
 from stages.data import MappedImages
 from stages.device import device_name
 from stages.model import normalize

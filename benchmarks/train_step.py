@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from stages import keep_freed_memory  # sets the environment before torch reads it
+from detector.cores import keep_freed_memory
 
 import torch  # isort: skip
 from torch.distributed._tools.mem_tracker import MemTracker

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, TextIO
 
+from detector.cores import keep_freed_memory
 from detector.errors import UserError, run
 from detector.files import atomic_write
 from detector.limit import LIMIT
@@ -34,7 +35,6 @@ content, are counted on stderr and change no status.
 {LIMIT}
 """
 MOST = 20  # drawings on one sheet; larger files may not open
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 MANY = 100  # pictures, from which on there is a progress bar
 
 
@@ -122,16 +122,6 @@ def ask(arguments: Sequence[str]) -> None:
         print(detector.limit, file=sys.stderr)
     if unread:
         sys.exit(1)
-
-
-def keep_freed_memory() -> None:
-    """Make glibc keep the memory that is freed, for programs that end soon. Opening a model copies its kernels several
-    times, and the system would zero the pages of each copy anew. Other C libraries are left alone."""
-    import ctypes
-
-    if hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        libc.mallopt(M_MMAP_THRESHOLD, 2**30)
-        libc.mallopt(M_TRIM_THRESHOLD, 2**30)
 
 
 def say(line: str, file: TextIO) -> None:

@@ -3,7 +3,6 @@
 Importing it sets environment variables that libraries read when they are loaded.
 """
 
-import ctypes
 import os
 import sys
 
@@ -23,17 +22,3 @@ if cgroup_quota() is not None:  # OpenMP, which torch computes with, knows the a
     os.environ.setdefault("OMP_NUM_THREADS", str(thread_count()))
 
 sys.excepthook = excepthook  # importing torch takes more memory than some machines allow
-
-M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # malloc.h
-
-
-def keep_freed_memory() -> None:
-    """Make glibc keep the memory of freed tensors, for training.
-
-    By default it hands every large tensor back to the kernel and gets it again in the next step, zeroed page by page:
-    a step of resnet18 takes 1.2 times as long (two cores, fp32). Other C libraries are left alone.
-    """
-    if hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        libc.mallopt(M_MMAP_MAX, 0)
-        libc.mallopt(M_TRIM_THRESHOLD, -1)
-        libc.mallopt(M_ARENA_MAX, 1)  # what the forward pass frees serves the backward pass, a thread of its own

@@ -22,12 +22,12 @@ import torch
 from sklearn.metrics import roc_auc_score
 from tqdm import tqdm
 
+from detector.cores import keep_freed_memory
 from detector.errors import UserError, run
 from detector.explain import occlusion_maps
 from detector.files import atomic_write
 from detector.labels import CLASSES, FAKE, is_answered, probability
 from detector.record import ModelRecord
-from stages import keep_freed_memory
 from stages.data import OBJECT_CLASSES, Split, load_split
 from stages.device import claim
 from stages.evaluate.corruptions import SUMMARIES, check_corruptions, corruption

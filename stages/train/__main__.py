@@ -18,11 +18,11 @@ import torch
 from tqdm import tqdm
 
 from detector.calibration import choose_abstention_band, choose_threshold, fit_temperature
+from detector.cores import keep_freed_memory
 from detector.errors import UserError, run
 from detector.files import atomic_write, check_space
 from detector.labels import CLASSES, FAKE, probability
 from detector.record import ModelRecord
-from stages import keep_freed_memory
 from stages.data import channel_statistics, load_split
 from stages.device import device_name, peak_memory_mb
 from stages.model import save_model, scale_of_bytes
