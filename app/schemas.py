@@ -37,7 +37,7 @@ OCCLUSION_MAP = [
     [0.69, 0.77, 0.31, -0.14, 0.18, 0.31, 0.17, 0.12],
     [0.58, 0.61, 0.27, 0.13, 0.52, 0.59, 0.28, 0.07],
 ]
-SHA256 = "d7bc49e3ba4f1a206fc5ee23836eab5e0ad7f509c8c33f55423e9561deb1deb2"
+SHA256 = "89e393021673895a721ff7ba69bf14fa47c2c938bebfc22236697ecf9ba445b9"
 REFUSED = {"type": "about:blank", "title": "Service Unavailable", "status": 503, "detail": "too many requests"}
 EXAMPLES: dict[str, dict[str, Any]] = {  # by the names of the classes below
     "FilePrediction": PHOTOGRAPH,
