@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import os
 import signal
 import socket
 import time
@@ -86,6 +87,23 @@ def test_pages_of_other_sites_cannot_post(server: Server, headers: dict[str, str
         else:
             assert response.status_code == 200
     assert server.client.get("/v1/models", headers=headers).status_code == 200, "a link to the page is no harm"
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="Linux alone lists a process's children")
+def test_it_is_not_ready_while_nothing_decodes(server: Server) -> None:
+    tasks = Path(f"/proc/{server.process.pid}/task").iterdir()  # whichever thread started them
+    decoders = [int(child) for task in tasks for child in (task / "children").read_text().split()]
+    assert decoders
+    try:
+        for decoder in decoders:
+            os.kill(decoder, signal.SIGSTOP)
+        assert "no answer within 1 second" in refused(server.client.get("/readyz"), 503)
+        assert server.client.get("/healthz").status_code == 200
+    finally:
+        for decoder in decoders:
+            os.kill(decoder, signal.SIGCONT)
+    until(lambda: server.client.get("/readyz").status_code == 200)
+    assert server.ask(PICTURE).status_code == 200
 
 
 def test_head_is_get_without_the_body(server: Server) -> None:
