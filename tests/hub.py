@@ -124,7 +124,8 @@ class Handler(BaseHTTPRequestHandler):
             assert "Authorization" not in self.headers, "a login for the hub went to where its files lie"
             return self.answer(200, self.on_its_way(hub.large[found[1]], found[2]))
         found = re.fullmatch(r"/([^/]+/[^/]+)/resolve/(\w+)/(.+)", self.path)
-        assert found is not None, self.path
+        if found is None:  # what its client asks besides
+            return self.answer(404)
         name, revision, file = found.groups()
         if revision != hub.commit(name):
             return self.missing("Revision")
