@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from detector.detector import Detector
 
 EXAMPLES = f"""examples:
-  dvc pull models/resnet18                      the released model, once
+  dvc pull models/resnet18                      the released model, once, in a clone
+  python -m detector fetch resnet18 --from ...  the same elsewhere
   python -m detector photo.jpg
   python -m detector photo.jpg --model models/exported
   python -m detector photo.jpg --explain evidence.png
@@ -29,6 +30,7 @@ EXAMPLES = f"""examples:
   curl -s https://example.org/photo.jpg | python -m detector - --json
   python -m detector adapt --help               fit it to your own pictures
   python -m detector drift --help               are these pictures still what it was trained on?
+  python -m detector fetch --help               bring a model; nothing else downloads anything
 
 Exit status 1 when one of the pictures could not be read. Files in a folder that are no pictures, by suffix and
 content, are counted on stderr and change no status.
@@ -40,7 +42,7 @@ MANY = 100  # pictures, from which on there is a progress bar
 
 def main(arguments: Sequence[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
-    match arguments[:1]:  # a picture or a folder of such a name is ./adapt, ./drift
+    match arguments[:1]:  # a picture or a folder of such a name is ./adapt, ./drift, ./fetch
         case ["adapt"]:
             from detector.adapt import main as adapt
 
@@ -49,6 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             from detector.drift import main as drift
 
             drift(arguments[1:])
+        case ["fetch"]:
+            from detector.fetch import main as fetch
+
+            fetch(arguments[1:])
         case _:
             ask(arguments)
 
@@ -160,5 +166,10 @@ def explanation_rows(detector: "Detector", files: Sequence[str], drawings: "list
             yield prediction_row(file, explanation.prediction, detector.sha256)
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """`ai-art-detector`, once the package is installed."""
     run(main)
+
+
+if __name__ == "__main__":
+    command()

@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
+from detector.adapt_report import card, report
 from detector.errors import UserError
 from detector.files import atomic_write, file_sha256
+from detector.places import model_folder
 
 if TYPE_CHECKING:
     from detector.detector import Detector
@@ -81,6 +83,7 @@ def adapt(real: Path, fake: Path, base_folder: Path, out: Path) -> "ExportedReco
         raise UserError(f"{out} exists: remove it, or name another folder with --out")
     from detector.detector import Detector
 
+    base_folder = model_folder(base_folder)
     base = Detector.load(base_folder)
     if base.record.adapted is not None:
         raise UserError(f"{base_folder} is adapted already: start from {base.record.adapted.base}, with all pictures")
@@ -251,59 +254,3 @@ def gain(held: "Held", is_fake: np.ndarray, groups: np.ndarray) -> dict[str, flo
     half, whole = ((logits >= 0) == is_fake for logits in held.logits[-2:])
     rises = whole.astype(float) - half
     return {"gain": float(rises.mean()), "gain_error": float(rises.std() / np.sqrt(len(np.unique(groups))))}
-
-
-def report(record: "ExportedRecord") -> list[str]:
-    """Return lines for people: a table of the learning curve, and what it means."""
-    adapted = record.adapted
-    assert adapted is not None
-    low, high = record.abstention_band
-    lines = [
-        f"Cross-validated on {adapted.real} photographs and {adapted.fake} fakes, with 95 % intervals:",
-        "",
-        "| fitted to | accuracy | AUROC |",
-        "| --- | --- | --- |",
-    ]
-    for row in adapted.cross_validation:
-        accuracy, area = (
-            f"{scale * value:.{digits}f}{unit} ({scale * ends[0]:.{digits}f} to {scale * ends[1]:.{digits}f})"
-            for value, ends, scale, digits, unit in (
-                (row.accuracy, row.accuracy_interval, 100, 1, " %"),
-                (row.auroc, row.auroc_interval, 1, 3, ""),
-            )
-        )
-        lines.append(f"| {row.pictures} pictures | {accuracy} | {area} |")
-    rise = f"{100 * adapted.gain:.1f} ± {100 * adapted.gain_error:.1f} points"
-    worth = (
-        "more pictures look worth the trouble."
-        if adapted.gain > adapted.gain_error
-        else "nothing says that more pictures are worth the trouble."
-    )
-    lines += ["", f"From half of the pictures to all, accuracy changed by {rise}: {worth}"]
-    share = f"{100 * adapted.selective_accuracy:.0f} % right answers"
-    if (low, high) == (0, 1):
-        lines.append(f"Every answer will be UNSURE: {share} cannot be promised from so few pictures, or so alike ones.")
-    else:
-        lines.append(f"UNSURE is answered for P(FAKE) from {low:.2f} to {high:.2f}; outside, {share} can be promised.")
-    return lines
-
-
-def card(record: "ExportedRecord") -> str:
-    """Return the model card."""
-    from detector.limit import limit_of_adapted
-
-    adapted = record.adapted
-    assert adapted is not None
-    table = "\n".join(report(record))
-    return f"""# {record.model}, adapted
-
-{limit_of_adapted(adapted.real, adapted.fake, record.input_size)}
-
-Made by `python -m detector adapt` from `{adapted.base}`: {adapted.real} photographs of the folder
-`{adapted.real_folder}`, {adapted.fake} fakes of `{adapted.fake_folder}`, together {adapted.groups} where copies count
-once. A logistic regression on frozen features (ResNet-18, ImageNet) and on the logit of `{adapted.base}`.
-
-{table}
-
-The licence of the features' weights, `features.safetensors`, is in `features.LICENSE`. All numbers: `model.json`.
-"""

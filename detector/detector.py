@@ -25,6 +25,7 @@ from detector.errors import UserError
 from detector.labels import probability, verdict
 from detector.limit import limit_of, limit_of_adapted
 from detector.output import percent
+from detector.places import model_folder
 from detector.pool import DecodingPool
 from detector.preprocessed import Preprocessed
 from detector.session import Scores, open_session, score
@@ -106,12 +107,13 @@ class Detector:
     def load(
         cls, folder: str | Path = "models/resnet18", threads: int | None = None, pool: DecodingPool | None = None
     ) -> "Detector":
-        """Read a model folder. threads: how many cores compute one batch; without it, OMP_NUM_THREADS or all. pool:
-        decodes picture files, and several models may share it; without it, one with as many workers.
+        """Read a model folder. folder: its path; or `models/NAME` or `hf://OWNER/NAME` for what `python -m detector
+        fetch` brought. threads: how many cores compute one batch; without it, OMP_NUM_THREADS or all. pool: decodes
+        picture files, and several models may share it; without it, one with as many workers.
 
-        Raises UserError where the folder is missing, broken or not exported.
+        Nothing is downloaded. Raises UserError where the folder is missing, broken or not exported.
         """
-        folder = Path(folder)
+        folder = model_folder(folder)
         with ThreadPoolExecutor(1) as beside:  # onnxruntime takes as long as all that is imported and checked meanwhile
             opening = beside.submit(open_session, folder / "model.onnx", threads)
             from detector.folder import read_record

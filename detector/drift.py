@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from detector.errors import UserError
 from detector.files import atomic_write
+from detector.places import model_folder
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -112,7 +113,7 @@ def main(arguments: Sequence[str]) -> None:
         sys.exit(FOUND)
 
 
-def find_drift(folder: str, model_folder: str | Path) -> Drift:
+def find_drift(folder: str, model: str | Path) -> Drift:
     """Compare the pictures of a folder with the reference of a model. Skipped pictures are named on stderr.
 
     Raises UserError where the model has no reference, and for fewer than LEAST pictures.
@@ -121,8 +122,9 @@ def find_drift(folder: str, model_folder: str | Path) -> Drift:
     from detector.reference import SCALARS, Reference
     from detector.two_sample import TwoSampleTest
 
-    detector = Detector.load(model_folder)
-    reference = Reference.read(Path(model_folder), detector.record)
+    model = model_folder(model)
+    detector = Detector.load(model)
+    reference = Reference.read(model, detector.record)
     arrived = read_pictures(folder, detector, reference)
     rows, known = arrived.rows, reference.rows
     result = TwoSampleTest(known)(rows)
@@ -131,7 +133,7 @@ def find_drift(folder: str, model_folder: str | Path) -> Drift:
     now = [None, *np.median(rows.scalars, 0).tolist(), float(rows.flagged.mean())]
     numbers = (result.distances.clip(0).tolist(), result.by_chance.tolist(), result.p_values.tolist(), before, now)
     findings = [Finding(*fields) for fields in zip(names, names.values(), *numbers, strict=True)]
-    return Drift(folder, Path(model_folder).resolve().name, arrived, reference, result, findings)
+    return Drift(folder, model.resolve().name, arrived, reference, result, findings)
 
 
 def read_pictures(folder: str, detector: "Detector", reference: "Reference") -> Arrived:

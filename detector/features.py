@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 
 from detector.errors import UserError
 from detector.files import file_sha256
+from detector.places import model_folder
 
 GRAPH = Path(__file__).with_name("features.onnx")
 PRETRAINED = Path("models/pretrained")
@@ -25,12 +26,16 @@ LEAST_SIDE = 128  # px: smaller pictures are enlarged to it
 
 def write_extractor(folder: Path) -> None:
     """Write the extractor's three files into a folder. Raises UserError where models/pretrained is missing or other."""
-    source = PRETRAINED / "resnet18-imagenet.safetensors"
+    pretrained = model_folder(PRETRAINED)
+    source = pretrained / "resnet18-imagenet.safetensors"
     try:
         write_weights(source, folder / WEIGHTS)
-        shutil.copy(PRETRAINED / "LICENSE", folder / LICENSE)
+        shutil.copy(pretrained / "LICENSE", folder / LICENSE)
     except FileNotFoundError as error:
-        raise UserError(f"no {error.filename or source}: `dvc pull {PRETRAINED}` fetches it") from None
+        raise UserError(
+            f"no {error.filename or source}: `dvc pull {PRETRAINED}` fetches it; outside a clone `python -m detector "
+            "fetch pretrained`"
+        ) from None
     except SafetensorError as error:
         raise UserError(f"{source} is broken ({error}): `dvc pull --force {PRETRAINED}` fetches it anew") from None
     if file_sha256(folder / WEIGHTS) != WEIGHTS_SHA256:

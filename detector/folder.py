@@ -20,6 +20,7 @@ def read_record(folder: Path) -> tuple[ExportedRecord, str]:
         where = f"in {folder}" + ("" if folder.exists() else f" (there is no folder {folder.absolute()})")
         raise UserError(
             f"no model.onnx, model.safetensors and model.json {where}: in the repository, `dvc pull "
-            "models/resnet18` fetches a released model, `dvc repro export` puts one's own into models/exported"
+            "models/resnet18` fetches a released model, `dvc repro export` puts one's own into models/exported; "
+            "elsewhere `python -m detector fetch` brings one"
         ) from None
     return record, sha256

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from huggingface_hub import ModelCard
 from PIL import Image
 
 from detector import Detector
@@ -127,7 +128,12 @@ def test_what_it_was_adapted_to_is_said_and_recorded(adapted: Adapted) -> None:
     detector = Detector.load(adapted.folder)
     assert detector.title.startswith("resnet18, adapted, ")
     assert detector.limit.startswith("Adapted to 40 photographs and 42 fakes of yours at 32x32")
-    assert detector.limit in (adapted.folder / "README.md").read_text()
+    card = (adapted.folder / "README.md").read_text()
+    assert detector.limit in card
+    (index,) = ModelCard(card).data.to_dict()["model-index"]  # what the Hugging Face hub shows
+    (result,) = index["results"]
+    said = [round(value, 6) for value in (record.validation.accuracy, record.validation.auroc)]
+    assert [metric["value"] for metric in result["metrics"]] == said
     everything = "".join((adapted.folder / name).read_text() for name in ("README.md", "model.json")) + adapted.said
     assert str(adapted.folder.parent) not in everything, "whoever gets the folder need not know where the pictures are"
 

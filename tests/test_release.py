@@ -11,11 +11,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from detector.files import file_sha256
 from tests.conftest import Project, the_error
 
 
 def test_a_released_model_comes_to_a_fresh_clone_with_one_command(here: Project, tmp_path: Path) -> None:
-    assert "git commit" in here.tool("release", "tiny").stdout
+    said = here.tool("release", "tiny").stdout
+    assert "git add released models/.gitignore detector/released.json models/tiny.dvc && git commit" in said
+    digests = {path.name: file_sha256(path) for path in (here.path / "models/tiny").iterdir()}
+    assert json.loads((here.path / "detector/released.json").read_text()) == {"tiny": digests}
     here.commit("release")
     assert here.changed_stages() == set()
 

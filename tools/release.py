@@ -16,13 +16,16 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from detector.errors import UserError, run
-from detector.files import atomic_write
+from detector.files import atomic_write, file_sha256
 from detector.record import ExportedRecord
+from detector.released import list_files, stored_at
 from tools.shell import DVC, check_up_to_date, command
-from tools.unpack import STORE, stored
+from tools.unpack import read
 
 EXPORTED = Path("models/exported")
 REMOTE = "released"
+STORE = Path("released/files/md5")
+DIGESTS = Path("detector/released.json")  # by which `python -m detector fetch` knows the released models
 
 
 def main() -> None:
@@ -49,12 +52,13 @@ def put_into_store(name: str) -> None:
         yaml.dump(content, file)
     command(DVC, "push", "--quiet", str(tracker))
     remove_unneeded()
+    write_digests()
     earlier = command("git", "log", "--format=%h", "--", str(tracker)).split()  # tags may have stayed elsewhere
     tag = f"{name}-v{1 + len(earlier)}"
     size = sum(file.stat().st_size for file in STORE.rglob("*") if file.is_file())
     print(
         f"{folder} is ready; all releases together take {size / 1e6:.1f} MB. Commit it:\n"
-        f"    git add released models/.gitignore {tracker} && git commit -m 'Release {name}' && git tag {tag}"
+        f"    git add released models/.gitignore {DIGESTS} {tracker} && git commit -m 'Release {name}' && git tag {tag}"
     )
 
 
@@ -76,10 +80,20 @@ def remove_unneeded() -> None:
     needed = set()
     for tracker in Path("models").glob("*.dvc"):
         digest = YAML(typ="safe").load(tracker)["outs"][0]["md5"]
-        needed |= {digest, *(entry["md5"] for entry in json.loads(stored(digest).read_text()))}
+        needed |= {digest, *list_files(read, tracker.stem).values()}
     for file in STORE.rglob("*"):
         if file.is_file() and file.parent.name + file.name not in needed:
             file.unlink()
+
+
+def write_digests() -> None:
+    """Write the SHA-256 of each file of each released model."""
+    digests = {
+        tracker.stem: {name: file_sha256(stored_at(md5)) for name, md5 in list_files(read, tracker.stem).items()}
+        for tracker in sorted(Path("models").glob("*.dvc"))
+    }
+    with atomic_write(DIGESTS) as new:
+        new.write_text(json.dumps(digests, indent=2) + "\n")
 
 
 if __name__ == "__main__":

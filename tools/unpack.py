@@ -6,15 +6,11 @@
 """
 
 import hashlib
-import json
-import re
-import shutil
 from pathlib import Path
 
 from detector.errors import UserError, run
 from detector.files import atomic_write
-
-STORE = Path("released/files/md5")
+from detector.released import list_files, stored_at
 
 
 def main() -> None:
@@ -28,26 +24,26 @@ def main() -> None:
 def unpack(tracker: Path) -> None:
     """Write the folder of a `models/<name>.dvc`, unless it exists. Raises UserError for a missing or broken file."""
     folder = tracker.with_suffix("")
-    found = re.search(r"md5: ([0-9a-f]{32}\.dir)$", tracker.read_text(), re.MULTILINE)
-    whole = folder.exists() and all(file.exists() for file in folder.iterdir())  # and no links that lead nowhere
-    if whole or not found:
+    if folder.exists() and all(file.exists() for file in folder.iterdir()):  # and no links that lead nowhere
+        return
+    md5s = list_files(read, folder.name)
+    if not md5s:
         return
     with atomic_write(folder) as new:
         new.mkdir()
-        for entry in json.loads(stored(found[1]).read_text()):
-            source = stored(entry["md5"])
-            if hashlib.md5(source.read_bytes()).hexdigest() != entry["md5"]:
-                raise UserError(f"{source} is broken: `git checkout released` brings it back")
-            shutil.copy(source, new / entry["relpath"])
+        for name, md5 in md5s.items():
+            content = read(stored_at(md5))
+            if hashlib.md5(content).hexdigest() != md5:
+                raise UserError(f"{stored_at(md5)} is broken: `git checkout released` brings it back")
+            (new / name).write_bytes(content)
     print(f"{folder} is ready")
 
 
-def stored(digest: str) -> Path:
-    """Return the file with this MD5. Raises UserError where it is missing."""
-    path = STORE / digest[:2] / digest[2:]
-    if not path.is_file():
+def read(path: str) -> bytes:
+    """Return a file's content. Raises UserError where it is missing."""
+    if not Path(path).is_file():
         raise UserError(f"{path} is missing: `git checkout released` brings it back")
-    return path
+    return Path(path).read_bytes()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,231 @@
+"""`python -m detector fetch`: the one command of the package that downloads, and what it makes sure of."""
+
+import ast
+import hashlib
+import json
+import shutil
+import socket
+import sys
+import tarfile
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from detector import Detector
+from detector.errors import UserError
+from detector.fetch import RELEASED, fetch
+from detector.files import file_sha256
+from detector.released import list_files, stored_at
+from tests.conftest import ROOT, Project
+from tests.serving import make_model, sample
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's folder for data, and an empty folder to be in."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("NO_PROXY", "*")
+    return tmp_path / "home/ai-art-detector"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model(tmp_path_factory.mktemp("models") / "small")
+
+
+@pytest.fixture(scope="module")
+def digest(model: Path) -> str:
+    return file_sha256(model / "model.json")
+
+
+@pytest.fixture(scope="module")
+def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder that is also on a web server, whose address is in the file `address`: small, the model; clone, a
+    repository that has released it; archives of both."""
+    folder = tmp_path_factory.mktemp("web")
+    shutil.copytree(model, folder / "small")
+    (folder / "clone/models").mkdir(parents=True)
+
+    def store(content: bytes, suffix: str = "") -> str:
+        md5 = hashlib.md5(content).hexdigest() + suffix
+        path = folder / "clone" / stored_at(md5)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        return md5
+
+    listed = [{"md5": store(path.read_bytes()), "relpath": path.name} for path in model.iterdir()]
+    md5 = store(json.dumps(listed).encode(), ".dir")
+    (folder / "clone/models/small.dvc").write_text(f"outs:\n- md5: {md5}\n  path: small\n")
+    with tarfile.open(folder / "flat.tar", "w") as tar:
+        for file in model.iterdir():
+            tar.add(file, file.name)
+    with tarfile.open(folder / "v1.tar.gz", "w:gz") as tar:
+        tar.add(folder / "clone", "ai-art-detector-1")
+    (folder / "cut.tar.gz").write_bytes((folder / "v1.tar.gz").read_bytes()[:-3000])
+    web = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
+    threading.Thread(target=web.serve_forever, daemon=True).start()
+    (folder / "address").write_text(f"http://127.0.0.1:{web.server_port}")
+    yield folder
+    web.shutdown()
+    web.server_close()
+
+
+@pytest.mark.parametrize("place", ["path", "address"])
+@pytest.mark.parametrize("what", ["small", "small/", "clone", "flat.tar", "v1.tar.gz"])
+def test_a_model_comes_from_its_folder_a_clone_or_an_archive(
+    place: str, what: str, server: Path, model: Path, digest: str, home: Path
+) -> None:
+    root = str(server) if place == "path" else (server / "address").read_text()
+    folder = fetch("small", f"{root}/{what}", digest)
+    assert folder == home / "models/small"
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
+        path.name: path.read_bytes() for path in model.iterdir()
+    }
+
+
+def test_what_was_fetched_is_found_from_every_folder_unless_the_folder_has_one(
+    model: Path, digest: str, tmp_path: Path
+) -> None:
+    fetch("small", str(model), digest)
+    assert Detector.load("models/small").record.threshold == 0.5
+    make_model(tmp_path / "here/models/small", threshold=0.25)
+    assert Detector.load("models/small").record.threshold == 0.25
+
+
+def test_from_the_shell_a_released_model_is_fetched_and_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    here = Project(tmp_path / "here")
+    detector = (sys.executable, "-m", "detector")
+    assert "pretrained is ready in " in here.run(*detector, "fetch", "pretrained", "--from", str(ROOT)).stdout
+    here.run(*detector, "fetch", "resnet18", "--from", str(ROOT))
+    (here.path / "fetch").write_bytes(sample(2)[0])  # a picture of this name
+    (row,) = json.loads(here.run(*detector, "./fetch", "--json").stdout)
+    assert row["model_sha256"] == RELEASED["resnet18"]["model.json"]
+
+
+def test_the_released_models_are_known_by_the_digests_of_all_their_files() -> None:
+    def read(path: str) -> bytes:
+        return (ROOT / path).read_bytes()
+
+    names = sorted(path.stem for path in (ROOT / "models").glob("*.dvc"))
+    assert {"resnet18", "vit_tiny", "pretrained"} <= set(names)
+    assert {
+        name: {file: hashlib.sha256(read(stored_at(md5))).hexdigest() for file, md5 in list_files(read, name).items()}
+        for name in names
+    } == RELEASED
+
+
+def refused(home: Path, *arguments: str | None) -> str:
+    """Why it is not fetched; what was fetched before stays, and nothing else is left."""
+    before = {path: path.read_bytes() for path in home.rglob("*") if path.is_file()}
+    with pytest.raises(UserError) as error:
+        fetch(*arguments)  # type: ignore[arg-type]
+    assert {path: path.read_bytes() for path in home.rglob("*") if path.is_file()} == before
+    assert not list(home.rglob(".*"))
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_what_is_not_the_wanted_model_is_refused(server: Path, digest: str, home: Path, tmp_path: Path) -> None:
+    address = (server / "address").read_text()
+    fetch("small", f"{address}/small", digest)
+    assert "model.json from" in refused(home, "small", f"{address}/small", "0" * 64)
+    assert "has no README.md of resnet18" in refused(home, "resnet18", f"{address}/small")
+    assert "so add --sha256 DIGEST" in refused(home, "small", f"{address}/small")
+    assert "is no SHA-256" in refused(home, "small", f"{address}/small", digest[:10])
+
+    broken = shutil.copytree(server / "small", tmp_path / "broken")
+    content = bytearray((broken / "model.onnx").read_bytes())
+    content[len(content) // 2] ^= 1
+    (broken / "model.onnx").write_bytes(content)
+    assert "model.onnx from" in refused(home, "small", str(broken), digest)
+
+    record = json.loads((broken / "model.json").read_text())
+    record["sha256"] = {"../outside": hashlib.sha256(b"").hexdigest()}
+    (tmp_path / "outside").write_bytes(b"")
+    (broken / "model.json").write_text(json.dumps(record))
+    named = refused(home, "small", str(broken), file_sha256(broken / "model.json"))
+    assert "names '../outside', which is no file of a model's folder" in named
+
+
+def test_where_nothing_is_to_be_had_one_line_says_so(server: Path, digest: str, home: Path, tmp_path: Path) -> None:
+    address = (server / "address").read_text()
+    fetch("small", f"{address}/small", digest)
+    assert f"{address}/none has no model.json of small" in refused(home, "small", f"{address}/none", digest)
+    assert "(404)" in refused(home, "small", f"{address}/none.tar.gz", digest)
+    for place in (server, address):
+        assert "is no tar archive, or was cut off" in refused(home, "small", f"{place}/cut.tar.gz", digest)
+    assert "does not answer (" in refused(home, "small", "http://127.0.0.1:9", digest)
+    assert "does not answer (" in refused(home, "small", "https://nowhere.invalid/small", digest)
+    assert "is no folder, no archive" in refused(home, "small", str(tmp_path / "none"), digest)
+    assert "from where?" in refused(home, "small")
+    for name in ("../small", "", "a/b", ".small"):
+        assert "is no name of a model" in refused(home, name, str(server / "small"), digest)
+
+
+class Stalling(Quiet):
+    """Announces a file, sends its first byte, and falls silent or closes the connection."""
+
+    def do_GET(self) -> None:
+        if self.path.endswith(".dvc"):
+            self.send_error(404)
+            return
+        self.send_response(200)
+        self.send_header("Content-Length", "1000")
+        self.end_headers()
+        self.wfile.write(b"{")
+        if self.path.startswith("/silent"):
+            time.sleep(1)
+
+
+def test_a_server_that_falls_silent_or_breaks_off_is_given_up(
+    home: Path, digest: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("detector.fetch.SECONDS", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, never says anything
+        said = refused(home, "small", f"http://127.0.0.1:{silent.getsockname()[1]}", digest)
+        assert "does not answer (timed out)" in said
+    with ThreadingHTTPServer(("127.0.0.1", 0), Stalling) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        assert "broke off (timed out): fetch it again" in refused(home, "small", f"{address}/silent", digest)
+        assert "model.json from" in refused(home, "small", f"{address}/closed", digest)
+        server.shutdown()
+
+
+def test_a_model_of_the_hub_that_was_not_fetched_is_not_downloaded() -> None:
+    with pytest.raises(UserError, match="only `python -m detector fetch hf://someone/vit` downloads it"):
+        Detector.load("hf://someone/vit")
+
+
+ASKING = {"urllib.request", "http.client", "socket", "ssl", "ftplib", "requests", "httpx", "huggingface_hub"}
+
+
+def test_nothing_but_fetch_can_ask_a_network() -> None:
+    sources = {file.name: file.read_text() for file in (ROOT / "detector").glob("*.py")}
+    imported: dict[str, set[str]] = {}
+    for name, source in sources.items():
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Import):
+                imported.setdefault(name, set()).update(alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                imported.setdefault(name, set()).add(node.module or "")
+    assert {name: found & ASKING for name, found in imported.items() if found & ASKING} == {
+        "fetch.py": {"urllib.request", "http.client"},
+        "hub.py": {"huggingface_hub"},
+        "pool.py": {"socket"},  # pairs of them, between its processes
+    }
+    assert [name for name, found in imported.items() if "detector.hub" in found] == ["fetch.py"]
+    assert [name for name, found in imported.items() if "detector.fetch" in found] == ["__main__.py"]
