@@ -13,7 +13,7 @@ from detector.cores import keep_freed_memory
 from detector.errors import UserError, run
 from detector.files import atomic_write
 from detector.limit import LIMIT
-from detector.output import COLUMNS, Row, as_csv, as_json, as_table, error_row, one_line, prediction_row
+from detector.output import COLUMNS, ON_CLAIMS, Row, as_csv, as_json, as_table, error_row, one_line, prediction_row
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -94,11 +94,12 @@ def ask(arguments: Sequence[str]) -> None:
     answers = explanation_rows(detector, files, drawings) if options.explain else prediction_rows(detector, files)
     rows = chain((error_row(*problem) for problem in problems), answers)
     write = as_json if options.json else as_csv if options.csv else as_table(files)
-    unread = 0
+    unread, claims = 0, 0
 
     def with_errors_on_stderr() -> Iterator[Row]:
-        nonlocal unread
+        nonlocal unread, claims
         for row in rows:
+            claims += len(row["claims"])
             if row["error"] is not None:
                 unread += 1
                 say(one_line(f"error: {row['file']}: {row['error']}"), sys.stderr)
@@ -119,6 +120,8 @@ def ask(arguments: Sequence[str]) -> None:
         with atomic_write(options.explain) as new:
             stack_drawings(drawings).save(new, "PNG")
     if not options.json and not options.csv:
+        if claims:
+            print(ON_CLAIMS, file=sys.stderr)
         print(detector.limit, file=sys.stderr)
     if unread:
         sys.exit(1)

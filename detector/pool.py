@@ -76,7 +76,7 @@ class Worker:
         """Return the answer for the next of the files that were sent. Raises EndedError where none will come."""
         import numpy as np
 
-        from detector.preprocessed import Preprocessed, TooManyPixelsError
+        from detector.preprocessed import Claim, Preprocessed, TooManyPixelsError
 
         try:
             length = int.from_bytes(self._read(4))
@@ -89,7 +89,8 @@ class Worker:
             pixels = np.empty((size, size, 3), np.uint8)
             pixels[:] = np.frombuffer(self._read(pixels.nbytes), np.uint8).reshape(pixels.shape)
             left, top, right, bottom = map(float, said["seen_region"])
-            return Preprocessed(pixels, [str(note) for note in said["notes"]], (left, top, right, bottom))
+            claims = [Claim(str(one["source"]), str(one["says"]), bool(one["signed"])) for one in said["claims"]]
+            return Preprocessed(pixels, [str(note) for note in said["notes"]], (left, top, right, bottom), claims)
         except TimeoutError:
             self.end()
             raise EndedError(f"no answer from its decoder within {STUCK} s", True) from None

@@ -5,7 +5,7 @@
 FOLDER: of sys.path, as this interpreter starts without any. It reads requests from standard input and answers on
 standard output until its parent is gone. A request is a length (4 bytes, big-endian), JSON of that length (size, fit,
 reencode, and the lengths of the files), and the files' bytes; it is read as a whole. Each file is answered as soon as
-it is done, by a length, JSON (error, too_large; or notes and seen_region) and, where there is no error, the pixels.
+it is done, by a length, JSON (error, too_large; or notes, seen_region, claims) and, without an error, the pixels.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ import traceback
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
-    from detector.preprocessed import Preprocessed
+    from detector.preprocessed import Claim, Preprocessed
 
 
 def main() -> None:
@@ -50,6 +50,7 @@ def import_decoders() -> None:
     """Import everything that decoding needs, so that it counts as what the worker itself takes."""
     from PIL import AvifImagePlugin, Image, MpoImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401
 
+    import detector.claims
     import detector.pictures  # noqa: F401
 
     Image.preinit()
@@ -76,18 +77,21 @@ def limit_memory(megabytes: int) -> None:
 def answer(answers: BinaryIO, data: bytes, request: dict[str, Any], max_pixels: int, seconds: float) -> None:
     """Preprocess one file, in so many seconds of processor time: then SIGPROF, for which there is no handler, ends the
     process."""
+    from detector.claims import read_claims
     from detector.errors import UserError
     from detector.pictures import preprocess
     from detector.preprocessed import TooManyPixelsError
 
     signal.setitimer(signal.ITIMER_PROF, seconds)
+    claims: list[Claim] = []
     try:
         one: Preprocessed | None = preprocess(data, **request, max_pixels=max_pixels)
+        claims = read_claims(data)
     except UserError as error:
         one, said = None, {"error": str(error), "too_large": isinstance(error, TooManyPixelsError)}
     signal.setitimer(signal.ITIMER_PROF, 0)
     if one is not None:
-        said = {"notes": one.notes, "seen_region": one.seen_region}
+        said = {"notes": one.notes, "seen_region": one.seen_region, "claims": [vars(claim) for claim in claims]}
     write(answers, said, b"" if one is None else one.pixels.tobytes())
 
 
