@@ -50,7 +50,7 @@ def claim_of_store(store: dict[str, Any]) -> Claim:
     signature = active.get("signature_info") or {}
     name = cut(str(signature.get("issuer") or signature.get("common_name") or "nobody"), NAME)
     if store.get("validation_state") in ("Valid", "Trusted"):
-        says.append(f"signed as “{name}”, a certificate in that name, checked against no list of trusted ones")
+        says.append(f"signed in the name of “{name}”, which no list of trusted certificates was asked about")
         return Claim("C2PA", "; ".join(["Content Credentials", *dict.fromkeys(says)]), signed=True)
     wrong = ", ".join(cut(str(code), NAME) for code in failures if code != "signingCredential.untrusted")
     says.append(f"the file or the signature was changed ({wrong or 'no valid signature'})")

@@ -207,9 +207,18 @@ class Detector:
         excess = scores.ood_scores.astype(np.float64) / self.record.out_of_distribution.threshold
         return [self._prediction(*one) for one in zip(p_fake.tolist(), excess.tolist(), batch, strict=True)]
 
-    def score(self, images: np.ndarray) -> Scores:
-        """Score images, uint8 (N, S, S, 3), of the input's size. Raises UserError where a score is not finite."""
-        return self._score(images, self.record.flip_tta_margin)
+    def score(self, images: np.ndarray, flip_tta_margin: float | None = None) -> Scores:
+        """Score images, uint8 (N, S, S, 3), of the input's size, so many at a time that memory suffices.
+
+        flip_tta_margin: without it, the record's. Raises UserError where a score is not finite.
+        """
+        margin = self.record.flip_tta_margin if flip_tta_margin is None else flip_tta_margin
+        batches = (images[start : start + self.batch_size] for start in range(0, len(images), self.batch_size))
+        parts = [score(self.session, batch, margin) for batch in batches]
+        scores = Scores(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+        if self.adapted is None:
+            return scores
+        return Scores(*self.adapted.score(images, scores.logits), scores.features)
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """Return the logits of FAKE of images, uint8 (N, S, S, 3), of the input's size: float32 (N)."""
@@ -221,29 +230,22 @@ class Detector:
 
         one = self.preprocess(picture)
         (prediction,) = self.predict_batch([one])
-        (occlusion_map,) = occlusion_maps(lambda images: self._score(images, math.inf).logits, one.pixels[None])
+        (occlusion_map,) = occlusion_maps(lambda images: self.score(images, math.inf).logits, one.pixels[None])
         heading = f"{prediction.verdict}, P(FAKE) {percent(prediction.p_fake)}"
         drawing = draw_explanation(one.pixels, occlusion_map, heading)
         return Explanation(prediction, occlusion_map, one.seen_region, drawing)
 
-    def _score(self, images: np.ndarray, flip_tta_margin: float) -> Scores:
-        """`session.score`, for so many images at a time that memory suffices."""
-        batches = (images[start : start + self.batch_size] for start in range(0, len(images), self.batch_size))
-        parts = [score(self.session, batch, flip_tta_margin) for batch in batches]
-        scores = Scores(*(np.concatenate(part) for part in zip(*parts, strict=True)))
-        if self.adapted is None:
-            return scores
-        return Scores(*self.adapted.score(images, scores.logits), scores.features)
-
-    def preprocess_all(self, pictures: "Iterable[Source]") -> list[Preprocessed | UserError]:
+    def preprocess_all(
+        self, pictures: "Iterable[Source]", thumbnail: int | None = None
+    ) -> list[Preprocessed | UserError]:
         """Return pictures as the model sees them, or why one cannot be read. Files are decoded by the pool, several at
-        a time; arrays and PIL images here."""
+        a time; arrays and PIL images here. thumbnail: the longer side of those that are wanted of files, in pixels."""
         how = self.record.input_size, self.record.fit, self.record.reencode
         results: dict[int, Preprocessed | UserError] = {}
         files: dict[int, bytes] = {}  # read, not decoded yet
 
         def decode() -> None:
-            results.update(zip(files, self.pool.preprocess(list(files.values()), *how), strict=True))
+            results.update(zip(files, self.pool.preprocess(list(files.values()), *how, thumbnail), strict=True))
             files.clear()
 
         count = 0

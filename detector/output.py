@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from detector.detector import Prediction
 
 COLUMNS = ["file", "verdict", "p_fake", "out_of_distribution", "notes", "claims", "error", "model_sha256"]
+MANY = 100  # pictures, from which on there is a progress bar
 WIDEST = 60  # characters of a file's name in the table; longer ones push the rest of their row
 
 ON_CLAIMS = "What a file says is its own claim, not the detector's answer. That a file says nothing proves nothing."
@@ -66,13 +67,29 @@ def as_json(rows: Iterable[Row]) -> Iterator[str]:
     yield "]" if before == "," else "[]"
 
 
+def with_bar(files: Sequence[str]) -> Iterable[str]:
+    """Return the files, with a progress bar where there are MANY."""
+    if len(files) < MANY:
+        return files
+    from tqdm import tqdm
+
+    return tqdm(files, unit=" pictures", disable=None)  # None: where stderr is no terminal
+
+
 def with_source(claim: dict[str, Any]) -> str:
     """Return a claim in words. claim: the fields of a `Claim`."""
-    return f"{claim['says']} ({claim['source']}; {'signed' if claim['signed'] else 'unsigned, anyone can write it'})"
+    credentials = "its signature fits the file" if claim["signed"] else "no signature that was found to fit the file"
+    trust = credentials if claim["source"] == "C2PA" else "unsigned, anyone can write it"
+    return f"{claim['says']} ({claim['source']}; {trust})"
 
 
 def one_line(text: str) -> str:
     return " ".join(text.split())
+
+
+def score(p_fake: float) -> str:
+    """P(FAKE) without the % that odds have, and never rounded to certainty."""
+    return "over 0.999" if p_fake > 0.999 else "under 0.001" if p_fake < 0.001 else f"{p_fake:.3f}"
 
 
 def percent(p: float) -> str:

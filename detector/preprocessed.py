@@ -27,13 +27,15 @@ class Preprocessed:
 
     seen_region: which part of the upright picture the pixels show: left, top, right and bottom, as shares of its width
     and height. (0, 0, 1, 1) is all of it. claims: what its file says of how it was made, which decoding workers read;
-    of arrays and PIL images there are none.
+    of arrays and PIL images there are none. thumbnail: all of the upright picture, uint8 (height, width, 3), where one
+    was asked for.
     """
 
     pixels: np.ndarray
     notes: list[str]
     seen_region: tuple[float, float, float, float]
     claims: list[Claim] = field(default_factory=list)
+    thumbnail: np.ndarray | None = None
 
 
 class TooManyPixelsError(UserError):

@@ -4,8 +4,9 @@
 
 FOLDER: of sys.path, as this interpreter starts without any. It reads requests from standard input and answers on
 standard output until its parent is gone. A request is a length (4 bytes, big-endian), JSON of that length (size, fit,
-reencode, and the lengths of the files), and the files' bytes; it is read as a whole. Each file is answered as soon as
-it is done, by a length, JSON (error, too_large; or notes, seen_region, claims) and, without an error, the pixels.
+reencode, thumbnail, and the lengths of the files), and the files' bytes; it is read as a whole. Each file is answered
+as soon as it is done, by a length, JSON (error, too_large; or notes, seen_region, claims, and thumbnail: its height and
+width) and, without an error, the pixels and those of the thumbnail, if one was asked for.
 """
 
 import contextlib
@@ -92,7 +93,9 @@ def answer(answers: BinaryIO, data: bytes, request: dict[str, Any], max_pixels: 
     signal.setitimer(signal.ITIMER_PROF, 0)
     if one is not None:
         said = {"notes": one.notes, "seen_region": one.seen_region, "claims": [vars(claim) for claim in claims]}
-    write(answers, said, b"" if one is None else one.pixels.tobytes())
+    images = [] if one is None else [one.pixels] if one.thumbnail is None else [one.pixels, one.thumbnail]
+    said["thumbnail"] = images[1].shape[:2] if len(images) > 1 else None
+    write(answers, said, b"".join(image.tobytes() for image in images))
 
 
 def write(answers: BinaryIO, said: dict[str, Any], pixels: bytes = b"") -> None:

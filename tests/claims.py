@@ -184,9 +184,9 @@ def jpeg_cases() -> Iterator[Case]:
     said_by_xmp = ("XMP DigitalSourceType", GENERATIVE_SAID), ("XMP Credit", "“Made with Google AI”")
     yield case("jpeg xmp", jpeg(segment(0xE1, XAP + credit)), *said_by_xmp)
     elements = f"<xmp:CreatorTool>GIMP &amp; me</xmp:CreatorTool><Iptc4xmpExt:DigitalSourceType>{GENERATIVE}"
-    elements = xmp(elements=f"{elements}</Iptc4xmpExt:DigitalSourceType>")
-    said = ("XMP CreatorTool", "software: GIMP & me"), ("XMP DigitalSourceType", GENERATIVE_SAID)
-    yield case("jpeg xmp elements", jpeg(segment(0xE1, XAP + elements)), *said)
+    packet = xmp(elements=f"{elements}</Iptc4xmpExt:DigitalSourceType>")
+    both = ("XMP CreatorTool", "software: GIMP & me"), ("XMP DigitalSourceType", GENERATIVE_SAID)
+    yield case("jpeg xmp elements", jpeg(segment(0xE1, XAP + packet)), *both)
     inner = f'<xmpMM:Ingredients><rdf:Bag><rdf:li><rdf:Description Iptc4xmpExt:DigitalSourceType="{GENERATIVE}"/>'
     inner += "</rdf:li></rdf:Bag></xmpMM:Ingredients><xmpMM:History><xmp:CreatorTool>Midjourney</xmp:CreatorTool>"
     yield case("jpeg xmp of an ingredient", jpeg(segment(0xE1, XAP + xmp(elements=f"{inner}</xmpMM:History>"))))
