@@ -19,26 +19,19 @@ from detector.preprocessed import Claim
 MOST = 8  # claims of a file
 PROMPT, NAME = 200, 80  # characters of a prompt and of a program's or model's name that are shown
 
-# Names that stand for nothing but a generator of pictures, and words that say the same.
-GENERATOR = re.compile(
+# Regular expressions, which are compiled where a file first needs them: that takes longer than most files' claims.
+# Names that stand for nothing but a generator of pictures, and words that say the same
+NAMES = (
     r"midjourney|dall[-·. ]?e\b|chatgpt|openai|stable[ -]?diffusion|stability ai|comfyui|invoke-?ai|fooocus|novelai"
     r"|adobe firefly|black forest labs|imagen \d|ideogram|leonardo\.ai|recraft|bing image creator|dreamstudio|swarmui"
-    r"|draw things|diffusionbee|easy diffusion|\btxt2img\b|\bai[ -]generated|google ai\b|\bmeta ai\b|imagined with ai",
-    re.IGNORECASE,
+    r"|draw things|diffusionbee|easy diffusion|\btxt2img\b|google ai\b|\bmeta ai\b"
 )
-MADE = re.compile(
-    rf"\b(made|generated|created|imagined)\b.{{0,20}}\b(with|by|using)\b.{{0,40}}({GENERATOR.pattern})", re.I
-)
-MADE_WITH = re.compile(r"(?:made|created|edited|generated|written) (?:with|using) (?P<name>.+)", re.I | re.DOTALL)
-LOOKED_AT = 10_000  # characters of free text in which such words are looked for
-SETTINGS = {
-    "steps",
-    "seed",
-    "sampler",
-    "scheduler",
-    "cfg_scale",
-    "guidance_scale",
-}  # one of them is among a generator's
+WORDS = r"\bai[ -]generated|\b(made|generated|created|imagined) (with|by|using) ai\b"
+GENERATOR = rf"(?i){NAMES}|{WORDS}"
+MADE = rf"(?i)\b(made|generated|created|imagined)\b.{{0,20}}\b(with|by|using)\b.{{0,40}}({NAMES})|{WORDS}"
+MADE_WITH = r"(?is)(made|created|edited|generated|written) (with|using) (?P<name>.+)"
+LOOKED_AT = 10_000  # characters of a text in which they are looked for
+SETTINGS = {"steps", "seed", "sampler", "scheduler", "cfg_scale", "guidance_scale"}  # a generator's have one of them
 
 # https://cv.iptc.org/newscodes/digitalsourcetype/: the terms that say whether a generator, a person or a camera made it
 SOURCE_TYPES = {
@@ -99,12 +92,12 @@ def claim_of(name: str, text: str) -> str | None:
 
 
 def software(text: str) -> str:
-    return made_with(text) if GENERATOR.search(text[:LOOKED_AT]) else f"software: {cut(text, NAME)}"
+    return made_with(text) if re.search(GENERATOR, text[:LOOKED_AT]) else f"software: {cut(text, NAME)}"
 
 
 def generator_alone(text: str) -> str | None:
     """Of a field that holds the name of a person, or of a camera's maker, as a rule."""
-    return in_json(text) or (quoted(text) if GENERATOR.search(text[:LOOKED_AT]) else None)
+    return in_json(text) or (quoted(text) if re.search(GENERATOR, text[:LOOKED_AT]) else None)
 
 
 def source_type(text: str) -> str:
@@ -133,12 +126,12 @@ def in_free_text(text: str) -> str | None:
     before, found, after = text.rpartition("Job ID: ")
     if found and re.match(r"[0-9a-f]{8}-[0-9a-f-]{27}", after):
         return made_with("Midjourney", before)
-    return quoted(text) if MADE.search(text[:LOOKED_AT]) or text.lower() == "ai generated image" else None
+    return quoted(text) if re.search(MADE, text[:LOOKED_AT]) else None
 
 
 def in_comment(text: str) -> str | None:
     """Of a comment; programs that make GIFs write there that they did."""
-    found = MADE_WITH.fullmatch(text[:LOOKED_AT])
+    found = re.fullmatch(MADE_WITH, text[:LOOKED_AT])
     return software(found["name"]) if found else in_free_text(text)
 
 

@@ -182,6 +182,9 @@ def jpeg_cases() -> Iterator[Case]:
         yield case(f"jpeg comment {name}", jpeg(segment(0xE1, b"Exif\0\0" + tags)), said)
     credit = xmp(f'Iptc4xmpExt:DigitalSourceType="{GENERATIVE}" photoshop:Credit="Made with Google AI"')
     said_by_xmp = ("XMP DigitalSourceType", GENERATIVE_SAID), ("XMP Credit", "“Made with Google AI”")
+    for caption, is_said in (("AI-generated image of a cat", True), ("My neighbour Ai Generates Midjourneys", False)):
+        data = jpeg(segment(0xE1, b"Exif\0\0" + exif({0x010E: caption.encode() + b"\0"})))
+        yield case(f"jpeg caption {is_said}", data, *([("EXIF ImageDescription", f"“{caption}”")] if is_said else []))
     yield case("jpeg xmp", jpeg(segment(0xE1, XAP + credit)), *said_by_xmp)
     elements = f"<xmp:CreatorTool>GIMP &amp; me</xmp:CreatorTool><Iptc4xmpExt:DigitalSourceType>{GENERATIVE}"
     packet = xmp(elements=f"{elements}</Iptc4xmpExt:DigitalSourceType>")

@@ -3,6 +3,8 @@
 import csv
 import io
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from playwright.sync_api import Browser, Page, expect
 from detector import Detector
 from detector.__main__ import main
 from tests.claims import CASES, international_text, png
+from tests.conftest import ROOT
 from tests.serving import make_model, sample
 
 HOSTILE = "<script>document.title='broken'<img src=x onerror=alert(2)>.png"
@@ -175,3 +178,33 @@ def test_a_name_that_would_do_harm_is_refused(
 def test_with_explain_it_is_refused(model: Path, album: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert ask(album, "--model", model, "--report", "a.html", "--explain", "b.png") == 2
     assert "--report draws the evidence itself" in capsys.readouterr().err
+
+
+PEAK = """
+import re, sys
+from pathlib import Path
+from detector.__main__ import main
+try:
+    main(sys.argv[1:])
+except SystemExit as stop:
+    assert not stop.code
+print(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+"""
+
+
+@pytest.mark.long  # half a minute
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux alone says a process's peak of memory")
+def test_memory_does_not_grow_with_the_number_of_pictures(model: Path, tmp_path: Path) -> None:
+    peaks = []
+    (tmp_path / "one.png").write_bytes(large())
+    for count in (300, 3000):
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        for number in range(count):
+            (folder / f"{number}.png").hardlink_to(tmp_path / "one.png")
+        page = tmp_path / f"{count}.html"
+        command = [sys.executable, "-c", PEAK, str(folder), "--model", str(model), "--report", str(page)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        peaks.append(int(done.stdout) / 1000)
+        assert page.read_text().count("<li ") == count
+    assert peaks[1] < peaks[0] + 20, f"{peaks} MB; the page alone has {page.stat().st_size / 1e6:.0f} MB"
