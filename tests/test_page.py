@@ -175,7 +175,7 @@ def test_pictures_wait_for_the_models_and_models_are_asked_for_again(browser: Br
     page = context.new_page()
     page.route("**/v1/models", lambda route: route.abort(), times=1)
     page.goto(server.url)
-    expect(page.get_by_text("The service does not answer.")).to_be_visible()
+    expect(page.get_by_text("No model: the service does not answer.")).to_be_visible()
     page.get_by_role("button", name="Cat").click()
     expect(answer(page, "cat.jpg").locator(".probability")).to_contain_text("P(FAKE)")
     expect(page.get_by_role("table")).to_be_visible()

@@ -1,6 +1,8 @@
-// The page: a card for each picture, one request for each card, a few at a time. The service batches them.
+// The page: a card for each picture, one question for each card, a few at a time. engine.js answers.
 
+import { engine } from "./engine.js";
 import { drawOcclusionMap, inWords } from "./occlusion-map.js";
+import { Retry } from "./retry.js";
 
 const AT_ONCE = 4;
 const SAID = {
@@ -33,22 +35,6 @@ function percent(share) {
 }
 
 const megabytes = (bytes) => `${Number((bytes / 1e6).toPrecision(3))} MB`;
-
-class Retry extends Error {} // what may go better in a moment
-
-async function ask(path, file, accept) {
-  const body = new FormData();
-  body.append("files", file, file.name || "pasted");
-  let response;
-  try {
-    response = await fetch(`${path}?model=${encodeURIComponent(choice.value)}`, { method: "POST", body, headers: { Accept: accept } });
-  } catch {
-    throw new Retry("the service does not answer");
-  }
-  if (response.ok) return response;
-  const problem = await response.json().catch(() => ({ detail: `the service says ${response.status}` }));
-  throw new (response.status >= 500 || response.status === 408 ? Retry : Error)(problem.detail);
-}
 
 function next() {
   while (running < AT_ONCE && queue.length) {
@@ -127,8 +113,7 @@ class Card {
       await meet();
       const most = service.limits.max_bytes;
       if (this.file.size > most) throw new Error(`the file is larger than ${megabytes(most)}`);
-      const response = await ask("v1/predict", this.file, "application/json");
-      const { model, predictions: [prediction] } = await response.json();
+      const { model, predictions: [prediction] } = await engine.predict(this.file, choice.value);
       this.show(prediction, service.models.find(({ name }) => name === model));
     } catch (error) {
       this.fail(error);
@@ -171,7 +156,7 @@ class Card {
     this.part(".map").hidden = true;
     caption.textContent = "Asking for the evidence …";
     try {
-      const { occlusion_map: map, seen_region: region } = await (await ask("v1/explain", this.file, "application/json")).json();
+      const { occlusion_map: map, seen_region: region } = await engine.explain(this.file, choice.value);
       const canvas = this.part("canvas");
       drawOcclusionMap(canvas, this.part(".picture"), map, region);
       const isWhole = region.join() === "0,0,1,1";
@@ -233,10 +218,10 @@ function measurements({ title, trained_on: data, test }) {
 let met;
 
 function meet() {
-  met ??= fetch("v1/models").then((response) => response.json()).then(introduce).catch(() => {
+  met ??= engine.about().then(introduce).catch((error) => {
     met = undefined;
-    find("#models").replaceChildren(element("p", "The service does not answer."));
-    throw new Retry("the service does not answer");
+    find("#models").replaceChildren(element("p", `No model: ${error.message}.`));
+    throw error;
   });
   return met;
 }
@@ -274,7 +259,7 @@ find(".examples").onclick = async ({ target }) => {
     const blob = await response.blob();
     add([new File([blob], name, { type: blob.type })], truth);
   } catch {
-    status.textContent = "The example could not be fetched: is the service still running?";
+    status.textContent = "The example could not be fetched: try again in a moment";
   }
 };
 find("#clear").onclick = () => {
@@ -282,4 +267,5 @@ find("#clear").onclick = () => {
   status.textContent = "All answers are removed";
 };
 choice.onchange = () => { for (const { card } of list.children) card.enqueue(); };
+find("#place").textContent = engine.place;
 meet().catch(() => {}); // it is told where the models would be
