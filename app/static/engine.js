@@ -23,8 +23,6 @@ function post(path, file, model) {
 }
 
 export const engine = {
-  // a sentence for the foot of the page: where pictures go
-  place: "Pictures go to the server that this page comes from, and nowhere else. They are not kept.",
   about: () => fetchJson("v1/models"), // -> {models, limits, limit}
   predict: (file, model) => post("v1/predict", file, model), // -> {model, model_sha256, predictions: [one], limit}
   explain: (file, model) => post("v1/explain", file, model), // -> {model, ..., prediction, occlusion_map, seen_region}
