@@ -19,6 +19,7 @@ from app.problems import Problem
 from app.schemas import (
     EXAMPLES,
     ExplainResponse,
+    FileClaim,
     FilePrediction,
     Models,
     PredictResponse,
@@ -170,7 +171,8 @@ def describe(api: FastAPI) -> None:
 def file_prediction(file: str, prediction: Prediction | Problem) -> FilePrediction:
     if isinstance(prediction, Problem):
         return FilePrediction(file=file, error=prediction.detail)
-    return FilePrediction(file=file, **vars(prediction))
+    claims = [FileClaim(**vars(claim)) for claim in prediction.claims]
+    return FilePrediction(file=file, **{**vars(prediction), "claims": claims})
 
 
 def png(drawing: Image.Image) -> bytes:

@@ -70,7 +70,7 @@ class Watch:
         """Answer as `Detector.predict_batch` does."""
         pixels = np.stack([one.pixels for one in batch])
         scores = self.detector.score(pixels)
-        predictions = self.detector.predictions(scores, [one.notes for one in batch])
+        predictions = self.detector.predictions(scores, batch)
         if self.reference is None:
             return [Answer(prediction, None) for prediction in predictions]
         rows = self.reference.rows_of(pixels, scores)

@@ -17,6 +17,7 @@ PHOTOGRAPH: dict[str, Any] = {
         "9.38 times smaller: nearly all detail is lost, the answer says little",
     ],
     "out_of_distribution": False,
+    "claims": [],
     "error": None,
 }
 BROKEN: dict[str, Any] = {
@@ -25,6 +26,7 @@ BROKEN: dict[str, Any] = {
     "p_fake": None,
     "notes": [],
     "out_of_distribution": None,
+    "claims": [],
     "error": "the file is empty",
 }
 OCCLUSION_MAP = [
@@ -40,6 +42,7 @@ OCCLUSION_MAP = [
 SHA256 = "d7bc49e3ba4f1a206fc5ee23836eab5e0ad7f509c8c33f55423e9561deb1deb2"
 REFUSED = {"type": "about:blank", "title": "Service Unavailable", "status": 503, "detail": "too many requests"}
 EXAMPLES: dict[str, dict[str, Any]] = {  # by the names of the classes below
+    "FileClaim": {"source": "EXIF Software", "says": "made with Midjourney", "signed": False},
     "FilePrediction": PHOTOGRAPH,
     "PredictResponse": {
         "model": "resnet18",
@@ -67,6 +70,14 @@ Digest = Annotated[
 ]
 
 
+class FileClaim(BaseModel):
+    source: str = Field(description="where in the file it stands, such as EXIF Software, PNG parameters or C2PA")
+    says: str = Field(description="what it says, in one line")
+    signed: bool = Field(
+        description="part of Content Credentials whose signature fits the file; what is not signed, anyone can write"
+    )
+
+
 class FilePrediction(BaseModel):
     """The prediction for one file; `error` says why there is none."""
 
@@ -78,6 +89,9 @@ class FilePrediction(BaseModel):
     notes: list[str] = Field(default=[], description="what was done to the picture, and what that means for the answer")
     out_of_distribution: bool | None = Field(
         default=None, description="the picture is far from those that the model was trained on"
+    )
+    claims: list[FileClaim] = Field(
+        default=[], description="what the file itself says of how it was made; no part of the answer, and no proof"
     )
     error: str | None = None
 

@@ -5,15 +5,27 @@ import gc
 import io
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from detector.cores import keep_freed_memory
 from detector.errors import UserError, run
 from detector.files import atomic_write
 from detector.limit import LIMIT
-from detector.output import COLUMNS, Row, as_csv, as_json, as_table, error_row, one_line, prediction_row
+from detector.output import (
+    COLUMNS,
+    ON_CLAIMS,
+    Row,
+    as_csv,
+    as_json,
+    as_table,
+    error_row,
+    one_line,
+    prediction_row,
+    with_bar,
+)
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -26,6 +38,7 @@ EXAMPLES = f"""examples:
   python -m detector photo.jpg --model models/exported
   python -m detector photo.jpg --explain evidence.png
   python -m detector holiday/ *.png --csv > answers.csv
+  python -m detector holiday/ --report report.html
   curl -s https://example.org/photo.jpg | python -m detector - --json
   python -m detector adapt --help               fit it to your own pictures
   python -m detector drift --help               are these pictures still what it was trained on?
@@ -35,7 +48,6 @@ content, are counted on stderr and change no status.
 {LIMIT}
 """
 MOST = 20  # drawings on one sheet; larger files may not open
-MANY = 100  # pictures, from which on there is a progress bar
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -66,7 +78,10 @@ def ask(arguments: Sequence[str]) -> None:
     form.add_argument("--json", action="store_true", help="a list with an object a picture")
     form.add_argument("--csv", action="store_true", help=", ".join(COLUMNS))
     parser.add_argument("--explain", metavar="PNG", help=f"draw where the evidence lies, in {MOST} pictures at most")
+    form.add_argument("--report", metavar="HTML", help="a page that holds all of it, and the CSV beside it")
     options = parser.parse_args(arguments)
+    if options.explain and options.report:
+        parser.error("--report draws the evidence itself: leave --explain out")
 
     # An answer for one picture is mostly the start of this process. numpy's BLAS computes nothing here, but its threads
     # would wait in a loop for work, on the cores that open the model. And what is imported is no garbage.
@@ -90,24 +105,33 @@ def ask(arguments: Sequence[str]) -> None:
         print(passed_over(others), file=sys.stderr)
     if options.explain and len(files) > MOST:
         raise UserError(f"{len(files)} pictures: --explain draws {MOST} at most")
+    unread, claims = 0, 0
+
+    def note(row: Row) -> None:
+        nonlocal unread, claims
+        claims += len(row["claims"])
+        if row["error"] is not None:
+            unread += 1
+            say(one_line(f"error: {row['file']}: {row['error']}"), sys.stderr)
+
+    if options.report:
+        from detector.report import write_report
+
+        print(write_report(Path(options.report), detector, problems, files, note), file=sys.stderr)
+        sys.exit(1 if unread else 0)
     drawings: list[Image.Image] = []
     answers = explanation_rows(detector, files, drawings) if options.explain else prediction_rows(detector, files)
-    rows = chain((error_row(*problem) for problem in problems), answers)
     write = as_json if options.json else as_csv if options.csv else as_table(files)
-    unread = 0
 
-    def with_errors_on_stderr() -> Iterator[Row]:
-        nonlocal unread
-        for row in rows:
-            if row["error"] is not None:
-                unread += 1
-                say(one_line(f"error: {row['file']}: {row['error']}"), sys.stderr)
+    def noted() -> Iterator[Row]:
+        for row in chain((error_row(*problem) for problem in problems), answers):
+            note(row)
             yield row
 
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no text
     try:
-        for line in write(with_errors_on_stderr()):
+        for line in write(noted()):
             say(line, sys.stdout)
         sys.stdout.flush()
     except BrokenPipeError:  # `| head` has seen enough
@@ -119,6 +143,8 @@ def ask(arguments: Sequence[str]) -> None:
         with atomic_write(options.explain) as new:
             stack_drawings(drawings).save(new, "PNG")
     if not options.json and not options.csv:
+        if claims:
+            print(ON_CLAIMS, file=sys.stderr)
         print(detector.limit, file=sys.stderr)
     if unread:
         sys.exit(1)
@@ -136,12 +162,7 @@ def say(line: str, file: TextIO) -> None:
 
 def prediction_rows(detector: "Detector", files: Sequence[str]) -> Iterator[Row]:
     pictures = (sys.stdin.buffer if file == "-" else file for file in files)
-    shown: Iterable[str] = files
-    if len(files) >= MANY:
-        from tqdm import tqdm
-
-        shown = tqdm(files, unit=" pictures", disable=None)  # None: where stderr is no terminal
-    for file, prediction in zip(shown, detector.stream(pictures), strict=True):
+    for file, prediction in zip(with_bar(files), detector.stream(pictures), strict=True):
         if isinstance(prediction, UserError):
             yield error_row(file, str(prediction))
         else:

@@ -26,7 +26,7 @@ from detector.labels import probability, verdict
 from detector.limit import ADAPTED_SCALE, limit_of, limit_of_adapted, scale_of
 from detector.output import percent
 from detector.pool import DecodingPool
-from detector.preprocessed import Preprocessed
+from detector.preprocessed import Claim, Preprocessed
 from detector.session import Scores, open_session, score
 from detector.sizes import images_at_a_time
 from detector.sources import is_file, read
@@ -61,12 +61,15 @@ class Prediction:
     answer.
     out_of_distribution: its OOD score is above the OOD threshold, which 99 of 100 validation images do not exceed
     (stages/export/ood.py); of an adapted model, 99 of 100 pictures in cross-validation.
+    claims: what the picture's file itself says of how it was made. The other fields do not depend on it; that it says
+    nothing proves nothing.
     """
 
     p_fake: float
     verdict: str
     notes: list[str]
     out_of_distribution: bool
+    claims: list[Claim]
 
 
 @dataclass(frozen=True)
@@ -201,17 +204,26 @@ class Detector:
         if not batch:
             return []
         scores = self.score(np.stack([one.pixels for one in batch]))
-        return self.predictions(scores, [one.notes for one in batch])
+        return self.predictions(scores, batch)
 
-    def predictions(self, scores: Scores, notes: Sequence[list[str]]) -> list[Prediction]:
-        """Return what pictures with these scores are answered, each with its notes."""
+    def predictions(self, scores: Scores, batch: Sequence[Preprocessed]) -> list[Prediction]:
+        """Return what these pictures, which have these scores, are answered."""
         p_fake = probability(scores.logits, self.record.temperature)
         excess = scores.ood_scores.astype(np.float64) / self.record.out_of_distribution.threshold
-        return [self._prediction(*one) for one in zip(p_fake.tolist(), excess.tolist(), notes, strict=True)]
+        return [self._prediction(*one) for one in zip(p_fake.tolist(), excess.tolist(), batch, strict=True)]
 
-    def score(self, images: np.ndarray) -> Scores:
-        """Score images, uint8 (N, S, S, 3), of the input's size. Raises UserError where a score is not finite."""
-        return self._score(images, self.record.flip_tta_margin)
+    def score(self, images: np.ndarray, flip_tta_margin: float | None = None) -> Scores:
+        """Score images, uint8 (N, S, S, 3), of the input's size, so many at a time that memory suffices.
+
+        flip_tta_margin: without it, the record's. Raises UserError where a score is not finite.
+        """
+        margin = self.record.flip_tta_margin if flip_tta_margin is None else flip_tta_margin
+        batches = (images[start : start + self.batch_size] for start in range(0, len(images), self.batch_size))
+        parts = [score(self.session, batch, margin) for batch in batches]
+        scores = Scores(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+        if self.adapted is None:
+            return scores
+        return Scores(*self.adapted.score(images, scores.logits), scores.features)
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """Return the logits of FAKE of images, uint8 (N, S, S, 3), of the input's size: float32 (N)."""
@@ -223,29 +235,22 @@ class Detector:
 
         one = self.preprocess(picture)
         (prediction,) = self.predict_batch([one])
-        (occlusion_map,) = occlusion_maps(lambda images: self._score(images, math.inf).logits, one.pixels[None])
+        (occlusion_map,) = occlusion_maps(lambda images: self.score(images, math.inf).logits, one.pixels[None])
         heading = f"{prediction.verdict}, P(FAKE) {percent(prediction.p_fake)}"
         drawing = draw_explanation(one.pixels, occlusion_map, heading)
         return Explanation(prediction, occlusion_map, one.seen_region, drawing)
 
-    def _score(self, images: np.ndarray, flip_tta_margin: float) -> Scores:
-        """`session.score`, for so many images at a time that memory suffices."""
-        batches = (images[start : start + self.batch_size] for start in range(0, len(images), self.batch_size))
-        parts = [score(self.session, batch, flip_tta_margin) for batch in batches]
-        scores = Scores(*(np.concatenate(part) for part in zip(*parts, strict=True)))
-        if self.adapted is None:
-            return scores
-        return Scores(*self.adapted.score(images, scores.logits), scores.features)
-
-    def preprocess_all(self, pictures: "Iterable[Source]") -> list[Preprocessed | UserError]:
+    def preprocess_all(
+        self, pictures: "Iterable[Source]", thumbnail: int | None = None
+    ) -> list[Preprocessed | UserError]:
         """Return pictures as the model sees them, or why one cannot be read. Files are decoded by the pool, several at
-        a time; arrays and PIL images here."""
+        a time; arrays and PIL images here. thumbnail: the longer side of those that are wanted of files, in pixels."""
         how = self.record.input_size, self.record.fit, self.record.reencode
         results: dict[int, Preprocessed | UserError] = {}
         files: dict[int, bytes] = {}  # read, not decoded yet
 
         def decode() -> None:
-            results.update(zip(files, self.pool.preprocess(list(files.values()), *how), strict=True))
+            results.update(zip(files, self.pool.preprocess(list(files.values()), *how, thumbnail), strict=True))
             files.clear()
 
         count = 0
@@ -283,12 +288,13 @@ class Detector:
             if batch:
                 yield batch
 
-    def _prediction(self, p_fake: float, excess: float, notes: list[str]) -> Prediction:
+    def _prediction(self, p_fake: float, excess: float, one: Preprocessed) -> Prediction:
         """excess: the OOD score divided by its threshold."""
+        notes = one.notes
         if excess > 1:
             meaning = next(meaning for limit, meaning in OOD_LEVELS if excess <= limit)
             times = f"{excess:.0f}" if excess >= 10 else f"{excess:.2g}" if excess >= 1.1 else "just over 1"
             known = "training images" if self.adapted is None else "pictures it was adapted to"
             far = f"out of distribution (far from the {known}), {times} times the threshold"
             notes = [*notes, f"{far}: {meaning}"]
-        return Prediction(p_fake, verdict(p_fake, self.record.abstention_band), notes, excess > 1)
+        return Prediction(p_fake, verdict(p_fake, self.record.abstention_band), notes, excess > 1, one.claims)

@@ -168,7 +168,7 @@ def read_pictures(folder: str, detector: "Detector", reference: "Reference") -> 
 def score_batch(batch: "list[Preprocessed]", detector: "Detector", reference: "Reference") -> "Scored":
     pixels = np.stack([one.pixels for one in batch])
     scores = detector.score(pixels)
-    predictions = detector.predictions(scores, [one.notes for one in batch])
+    predictions = detector.predictions(scores, batch)
     return predictions, reference.rows_of(pixels, scores), [thumbnail(image) for image in pixels]
 
 

@@ -9,18 +9,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from detector.detector import Prediction
 
-COLUMNS = ["file", "verdict", "p_fake", "out_of_distribution", "notes", "error", "model_sha256"]
+COLUMNS = ["file", "verdict", "p_fake", "out_of_distribution", "notes", "claims", "error", "model_sha256"]
+MANY = 100  # pictures, from which on there is a progress bar
 WIDEST = 60  # characters of a file's name in the table; longer ones push the rest of their row
+
+ON_CLAIMS = "What a file says is its own claim, not the detector's answer. That a file says nothing proves nothing."
 
 Row = dict[str, Any]  # a value for each of COLUMNS, None where there is none
 
 
 def prediction_row(file: str, prediction: "Prediction", model_sha256: str) -> Row:
-    return {"file": file, **vars(prediction), "error": None, "model_sha256": model_sha256}
+    claims = [vars(claim) for claim in prediction.claims]
+    return {"file": file, **vars(prediction), "claims": claims, "error": None, "model_sha256": model_sha256}
 
 
 def error_row(file: str, reason: str) -> Row:
-    return {**dict.fromkeys(COLUMNS), "file": file, "notes": [], "error": one_line(reason)}
+    return {**dict.fromkeys(COLUMNS), "file": file, "notes": [], "claims": [], "error": one_line(reason)}
 
 
 def as_table(files: Sequence[str]) -> Callable[[Iterable[Row]], Iterator[str]]:
@@ -33,6 +37,8 @@ def as_table(files: Sequence[str]) -> Callable[[Iterable[Row]], Iterator[str]]:
             if row["error"] is None:
                 text = f"{one_line(row['file']):{width}}  {row['verdict']:7}  {percent(row['p_fake']):>8}"
                 yield f"{text}  {'; '.join(row['notes'])}".rstrip()
+                for claim in row["claims"]:
+                    yield f"{'':{width}}  the file says: {with_source(claim)}"
 
     return lines
 
@@ -40,7 +46,8 @@ def as_table(files: Sequence[str]) -> Callable[[Iterable[Row]], Iterator[str]]:
 def as_csv(rows: Iterable[Row]) -> Iterator[str]:
     yield csv_line(COLUMNS)
     for row in rows:
-        cells = {**row, "notes": "; ".join(row["notes"])}
+        claims = "; ".join(with_source(claim) for claim in row["claims"])
+        cells = {**row, "notes": "; ".join(row["notes"]), "claims": claims}
         yield csv_line([cells[name] for name in COLUMNS])
 
 
@@ -60,8 +67,29 @@ def as_json(rows: Iterable[Row]) -> Iterator[str]:
     yield "]" if before == "," else "[]"
 
 
+def with_bar(files: Sequence[str]) -> Iterable[str]:
+    """Return the files, with a progress bar where there are MANY."""
+    if len(files) < MANY:
+        return files
+    from tqdm import tqdm
+
+    return tqdm(files, unit=" pictures", disable=None)  # None: where stderr is no terminal
+
+
+def with_source(claim: dict[str, Any]) -> str:
+    """Return a claim in words. claim: the fields of a `Claim`."""
+    credentials = "its signature fits the file" if claim["signed"] else "no signature that was found to fit the file"
+    trust = credentials if claim["source"] == "C2PA" else "unsigned, anyone can write it"
+    return f"{claim['says']} ({claim['source']}; {trust})"
+
+
 def one_line(text: str) -> str:
     return " ".join(text.split())
+
+
+def score(p_fake: float) -> str:
+    """P(FAKE) without the % that odds have, and never rounded to certainty."""
+    return "over 0.999" if p_fake > 0.999 else "under 0.001" if p_fake < 0.001 else f"{p_fake:.3f}"
 
 
 def percent(p: float) -> str:

@@ -59,15 +59,21 @@ LARGER = (
 
 
 def preprocess(
-    source: Source, size: int, fit: "Fit" = "stretch", reencode: int | None = None, max_pixels: int = MAX_PIXELS
+    source: Source,
+    size: int,
+    fit: "Fit" = "stretch",
+    reencode: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+    thumbnail: int | None = None,
 ) -> Preprocessed:
     """Turn a picture into a detector's input of size x size pixels.
 
     fit: how, where it has another size (`resize_to`). reencode: the JPEG quality at which the input is encoded and
     decoded, as the training data were. source: a picture file's bytes, its path or the open file; a PIL image, which is
-    left as it is; or uint8 (height, width, 3), RGB. max_pixels: of a file; a JPEG may have twice as many. Raises
-    UserError where it is missing, empty, broken, no picture, or larger than that (TooManyPixelsError), MAX_SIDE or
-    MAX_BYTES; a picture's size is read from its header, before any of it is decoded.
+    left as it is; or uint8 (height, width, 3), RGB. max_pixels: of a file; a JPEG may have twice as many.
+    thumbnail: the pixels of its longer side at most, where one of a file is wanted. Raises UserError where it is
+    missing, empty, broken, no picture, or larger than that (TooManyPixelsError), MAX_SIDE or MAX_BYTES; a picture's
+    size is read from its header, before any of it is decoded.
     """
     with warnings.catch_warnings(action="ignore"):  # Pillow's, of what is refused or put right here
         try:
@@ -78,7 +84,7 @@ def preprocess(
             data = read(source)
             check_costs(data)
             with one_line_errors(data), Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                return reencoded(to_input(image, size, fit, max_pixels, data), reencode)
+                return reencoded(to_input(image, size, fit, max_pixels, data, thumbnail), reencode)
         except MemoryError:
             raise UserError("not enough memory for this picture: save it as JPEG, or make it smaller") from None
 
@@ -96,7 +102,14 @@ def reencoded(one: Preprocessed, quality: int | None) -> Preprocessed:
     return replace(one, pixels=jpeg_roundtrip(one.pixels, quality))
 
 
-def to_input(image: Image.Image, size: int, fit: "Fit", max_pixels: int, data: bytes | None = None) -> Preprocessed:
+def to_input(
+    image: Image.Image,
+    size: int,
+    fit: "Fit",
+    max_pixels: int,
+    data: bytes | None = None,
+    thumbnail: int | None = None,
+) -> Preprocessed:
     """`preprocess` for an image that may not be decoded yet. data: the file that it was just opened from, if it was."""
     width, height = image.size
     most = 2 * max_pixels if data is not None and image.format in ("JPEG", "MPO") else max_pixels
@@ -148,14 +161,26 @@ def to_input(image: Image.Image, size: int, fit: "Fit", max_pixels: int, data: b
         notes.append("turned upright as its EXIF orientation says")
 
     pixels = np.asarray(resize_to(picture, size, fit))
-    if picture.mode == "RGBa":
-        alpha = pixels[..., 3:].astype(np.int16)
-        pixels = (pixels[..., :3].astype(np.int16) + 255 - alpha).clip(0, 255).astype(np.uint8)
-        if alpha.min() < 255:
-            notes.append("transparency put on white")
+    if picture.mode == "RGBa" and pixels[..., 3].min() < 255:
+        notes.append("transparency put on white")
     left, top, right, bottom = seen_box(*picture.size, size, fit)
     seen_region = (left / picture.width, top / picture.height, right / picture.width, bottom / picture.height)
-    return Preprocessed(pixels, notes + notes_on_size(width, height, size, fit), seen_region)
+    one = Preprocessed(on_white(pixels), notes + notes_on_size(width, height, size, fit), seen_region)
+    return one if thumbnail is None else replace(one, thumbnail=on_white(np.asarray(small(picture, thumbnail))))
+
+
+def on_white(pixels: np.ndarray) -> np.ndarray:
+    """Return pixels, uint8 (height, width, 3), RGB as they are, or (height, width, 4), RGBa, on white."""
+    if pixels.shape[2] == 3:
+        return pixels
+    return (pixels[..., :3].astype(np.int16) + 255 - pixels[..., 3:]).clip(0, 255).astype(np.uint8)
+
+
+def small(picture: Image.Image, side: int) -> Image.Image:
+    """Return a picture with its proportions, and a longer side of so many pixels at most."""
+    factor = min(1, side / max(picture.size))
+    width, height = (max(1, round(factor * length)) for length in picture.size)
+    return picture.resize((width, height), Image.Resampling.BICUBIC)
 
 
 def orientation(image: Image.Image) -> Transpose | None:

@@ -28,6 +28,8 @@ from detector.errors import UserError
 from detector.sources import MAX_PIXELS
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from detector.preprocessed import Preprocessed
     from detector.record import Fit
 
@@ -72,11 +74,9 @@ class Worker:
         with contextlib.suppress(OSError):  # what became of it is seen when the answer is read
             self.socket.sendall(b"".join([struct.pack(">I", len(head)), head, *files]))
 
-    def receive(self, size: int) -> "Preprocessed | UserError":
+    def receive(self, size: int, thumbnail: int | None) -> "Preprocessed | UserError":
         """Return the answer for the next of the files that were sent. Raises EndedError where none will come."""
-        import numpy as np
-
-        from detector.preprocessed import Preprocessed, TooManyPixelsError
+        from detector.preprocessed import Claim, Preprocessed, TooManyPixelsError
 
         try:
             length = int.from_bytes(self._read(4))
@@ -86,10 +86,16 @@ class Worker:
                 raise RuntimeError(f"a decoding worker failed: {said['fault']}")
             if "error" in said:
                 return (TooManyPixelsError if said["too_large"] else UserError)(str(said["error"]))
-            pixels = np.empty((size, size, 3), np.uint8)
-            pixels[:] = np.frombuffer(self._read(pixels.nbytes), np.uint8).reshape(pixels.shape)
+            pixels = self._pixels(size, size)
             left, top, right, bottom = map(float, said["seen_region"])
-            return Preprocessed(pixels, [str(note) for note in said["notes"]], (left, top, right, bottom))
+            claims = [Claim(str(one["source"]), str(one["says"]), bool(one["signed"])) for one in said["claims"]]
+            notes, shown = [str(note) for note in said["notes"]], None
+            if thumbnail is not None:
+                height, width = map(int, said["thumbnail"])
+                if not (0 < height <= thumbnail and 0 < width <= thumbnail):
+                    raise ValueError
+                shown = self._pixels(height, width)
+            return Preprocessed(pixels, notes, (left, top, right, bottom), claims, shown)
         except TimeoutError:
             self.end()
             raise EndedError(f"no answer from its decoder within {STUCK} s", True) from None
@@ -98,6 +104,13 @@ class Worker:
         except (ValueError, KeyError, TypeError):  # a picture may have made it say anything
             self.end()
             raise EndedError("broken picture (its decoder went astray)", True) from None
+
+    def _pixels(self, height: int, width: int) -> "np.ndarray":
+        import numpy as np
+
+        pixels = np.empty((height, width, 3), np.uint8)  # whoever asks may write in it
+        pixels[:] = np.frombuffer(self._read(pixels.nbytes), np.uint8).reshape(pixels.shape)
+        return pixels
 
     def _read(self, count: int) -> bytes:
         data = self.answers.read(count)
@@ -147,13 +160,18 @@ class DecodingPool:
                 self._idle.append(self._new_worker())
 
     def preprocess(
-        self, files: Sequence[bytes], size: int, fit: "Fit" = "stretch", reencode: int | None = None
+        self,
+        files: Sequence[bytes],
+        size: int,
+        fit: "Fit" = "stretch",
+        reencode: int | None = None,
+        thumbnail: int | None = None,
     ) -> "list[Preprocessed | UserError]":
         """Return, for each picture file, what `detector.pictures.preprocess` does, or the UserError that it raises.
 
         Raises UserError where the pool is closed.
         """
-        request = {"size": size, "fit": fit, "reencode": reencode}
+        request = {"size": size, "fit": fit, "reencode": reencode, "thumbnail": thumbnail}
         answers: dict[int, Preprocessed | UserError] = {}
         chunks = in_chunks(files)
         tried: set[int] = set()
@@ -171,7 +189,7 @@ class DecodingPool:
                 worker, chunk = busy.popleft()
                 try:
                     while chunk:
-                        answers[chunk[0]] = worker.receive(size)
+                        answers[chunk[0]] = worker.receive(size, thumbnail)
                         chunk.popleft()
                 except EndedError as ended:
                     first = chunk[0]

@@ -4,8 +4,9 @@
 
 FOLDER: of sys.path, as this interpreter starts without any. It reads requests from standard input and answers on
 standard output until its parent is gone. A request is a length (4 bytes, big-endian), JSON of that length (size, fit,
-reencode, and the lengths of the files), and the files' bytes; it is read as a whole. Each file is answered as soon as
-it is done, by a length, JSON (error, too_large; or notes and seen_region) and, where there is no error, the pixels.
+reencode, thumbnail, and the lengths of the files), and the files' bytes; it is read as a whole. Each file is answered
+as soon as it is done, by a length, JSON (error, too_large; or notes, seen_region, claims, and thumbnail: its height and
+width) and, without an error, the pixels and those of the thumbnail, if one was asked for.
 """
 
 import contextlib
@@ -18,7 +19,7 @@ import traceback
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
-    from detector.preprocessed import Preprocessed
+    from detector.preprocessed import Claim, Preprocessed
 
 
 def main() -> None:
@@ -50,6 +51,7 @@ def import_decoders() -> None:
     """Import everything that decoding needs, so that it counts as what the worker itself takes."""
     from PIL import AvifImagePlugin, Image, MpoImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401
 
+    import detector.claims
     import detector.pictures  # noqa: F401
 
     Image.preinit()
@@ -76,19 +78,24 @@ def limit_memory(megabytes: int) -> None:
 def answer(answers: BinaryIO, data: bytes, request: dict[str, Any], max_pixels: int, seconds: float) -> None:
     """Preprocess one file, in so many seconds of processor time: then SIGPROF, for which there is no handler, ends the
     process."""
+    from detector.claims import read_claims
     from detector.errors import UserError
     from detector.pictures import preprocess
     from detector.preprocessed import TooManyPixelsError
 
     signal.setitimer(signal.ITIMER_PROF, seconds)
+    claims: list[Claim] = []
     try:
         one: Preprocessed | None = preprocess(data, **request, max_pixels=max_pixels)
+        claims = read_claims(data)
     except UserError as error:
         one, said = None, {"error": str(error), "too_large": isinstance(error, TooManyPixelsError)}
     signal.setitimer(signal.ITIMER_PROF, 0)
     if one is not None:
-        said = {"notes": one.notes, "seen_region": one.seen_region}
-    write(answers, said, b"" if one is None else one.pixels.tobytes())
+        said = {"notes": one.notes, "seen_region": one.seen_region, "claims": [vars(claim) for claim in claims]}
+    images = [] if one is None else [one.pixels] if one.thumbnail is None else [one.pixels, one.thumbnail]
+    said["thumbnail"] = images[1].shape[:2] if len(images) > 1 else None
+    write(answers, said, b"".join(image.tobytes() for image in images))
 
 
 def write(answers: BinaryIO, said: dict[str, Any], pixels: bytes = b"") -> None:

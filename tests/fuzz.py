@@ -2,11 +2,12 @@
 
     python -m tests.fuzz pictures --minutes 10
     python -m tests.fuzz uploads --minutes 10
+    python -m tests.fuzz claims --minutes 10
 
-Both let atheris (libFuzzer) look for inputs that reach new lines of the decoding path, detector/pictures.py with
-Pillow's Python under it, or of the upload parser, app/uploads.py. Each input that breaks a rule is kept in the folder
-fuzz-findings; once it is mended it goes into a test. Exit status 1 where there is one. atheris has no wheel for Windows
-and is no part of the locks: `pip install atheris==3.0.0`.
+All let atheris (libFuzzer) look for inputs that reach new lines of the decoding path, detector/pictures.py with
+Pillow's Python under it, of the upload parser, app/uploads.py, or of the reader of claims, detector/claims.py. Each
+input that breaks a rule is kept in the folder fuzz-findings; once it is mended it goes into a test. Exit status 1 where
+there is one. atheris has no wheel for Windows and is no part of the locks: `pip install atheris==3.0.0`.
 
 tests/test_fuzz.py asks about the same seeds with the mutator of this file, which needs nothing and is repeatable.
 """
@@ -37,9 +38,11 @@ from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin
 
 from app.problems import Problem
 from app.uploads import File, Upload
+from detector.claims import MOST, read_claims
 from detector.errors import UserError
 from detector.images import decode
 from detector.pictures import preprocess
+from tests.claims import CASES
 
 Answer = TypeVar("Answer")
 
@@ -170,6 +173,10 @@ def upload_seeds() -> dict[str, bytes]:
     return seeds
 
 
+def claim_seeds() -> dict[str, bytes]:
+    return {name: case.data for name, case in CASES.items()}
+
+
 INTERESTING = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
 
 
@@ -251,6 +258,22 @@ def ask_about_picture(data: bytes) -> str | None:
     return reason
 
 
+def ask_about_claims(data: bytes) -> str | None:
+    """Read what a picture file says of itself. Returns where it stands; None where it says nothing.
+
+    What must hold: some short lines that can be shown, whatever is broken, and none that call themselves signed.
+    """
+    claims = read_claims(data)
+    assert len(claims) <= MOST
+    for claim in claims:
+        assert is_one_line(claim.source), claim
+        assert is_one_line(claim.says), claim
+        assert len(claim.source) + len(claim.says) < 500, claim
+        assert not claim.signed, claim
+    json.dumps([vars(claim) for claim in claims], ensure_ascii=False).encode()  # as the answer gives it
+    return ", ".join(claim.source for claim in claims) or None
+
+
 def answer_or_reason(ask: Callable[[], Answer]) -> tuple[Answer | None, str | None]:
     """What was answered, or the reason of a refusal."""
     try:
@@ -320,6 +343,7 @@ def received(header: bytes, chunks: list[bytes]) -> tuple[list[File], str | None
 TARGETS: dict[str, tuple[Callable[[], dict[str, bytes]], Callable[[bytes], str | None]]] = {
     "pictures": (picture_seeds, ask_about_picture),
     "uploads": (upload_seeds, ask_about_upload),
+    "claims": (claim_seeds, ask_about_claims),
 }
 
 

@@ -89,6 +89,7 @@ def test_answers_are_those_of_python_in_the_order_of_the_request(server: Server,
             "verdict": answer.verdict,
             "notes": answer.notes,
             "out_of_distribution": answer.out_of_distribution,
+            "claims": [],
         }
     assert {answer.verdict for answer in expected} == {"FAKE", "REAL", "UNSURE"}
 

@@ -141,7 +141,7 @@ def test_a_picture_gets_one_answer_in_whatever_form(jpegs: list[bytes], weighing
         answers = weighing.predict(form for form in forms)
     p_fake = answers[-1].p_fake
     assert [answer.p_fake for answer in answers] == pytest.approx([p_fake] * len(forms), abs=1e-7)
-    assert answers == [Prediction(answer.p_fake, answers[0].verdict, [], False) for answer in answers]
+    assert answers == [Prediction(answer.p_fake, answers[0].verdict, [], False, []) for answer in answers]
     assert weighing.predict(np.stack([decode(jpeg) for jpeg in jpegs])) == weighing.predict(jpegs)
     assert weighing.predict([]) == []
 
@@ -527,6 +527,7 @@ def test_json_and_csv_say_what_python_is_told(album: Path, folder: Path, capsys:
             "p_fake": str(answer.p_fake),
             "out_of_distribution": str(answer.out_of_distribution),
             "notes": "; ".join(answer.notes),
+            "claims": "",
             "error": "",
             "model_sha256": digest,
         }
