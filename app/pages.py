@@ -8,6 +8,8 @@ from html import escape
 from string import Template
 from typing import TYPE_CHECKING
 
+from detector.output import score, with_source
+
 if TYPE_CHECKING:
     from app.schemas import FilePrediction, PredictResponse
     from detector.detector import Detector
@@ -68,14 +70,13 @@ def card(row: "FilePrediction", model: str, detector: "Detector") -> str:
         listed("notes", [escape(note) for note in row.notes]),
         f'<p class="limit"><strong>{escape(model)}:</strong> {escape(detector.limit)}</p>',
     ]
+    if row.claims:
+        claims = [escape(with_source(vars(claim))) for claim in row.claims]
+        heading = "<h3>What the file says of itself</h3><p>That is its own claim, not the detector's answer.</p>"
+        parts.append(f'<div class="claims">{heading}{listed("", claims)}</div>')
     kind = f"{row.verdict}{' little' if says_little else ''}"
     return f'<li class="answer {kind}">{name}{"".join(parts)}</li>'
 
 
 def listed(kind: str, items: list[str]) -> str:
     return f'<ul class="{kind}">{"".join(f"<li>{item}</li>" for item in items)}</ul>' if items else ""
-
-
-def score(p_fake: float) -> str:
-    """P(FAKE) as people are shown it: never rounded to certainty, and without the % that odds have."""
-    return "over 0.999" if p_fake > 0.999 else "under 0.001" if p_fake < 0.001 else f"{p_fake:.3f}"

@@ -9,6 +9,8 @@ from playwright.sync_api import Browser, Page, expect
 
 from detector import Detector
 from tests.browsing import payload
+from tests.claims import png
+from tests.claims import text as text_chunk
 from tests.serving import BOUNDARY, Server, body, files, make_model, sample
 
 JPEGS = sample(4)
@@ -43,12 +45,17 @@ def test_the_answers_are_those_of_python_with_their_limit(server: Server, model:
     assert server.metrics()['detector_pictures_total{model="weighing",verdict="unreadable"}'] == 1
 
 
-def test_a_files_name_stays_text(server: Server) -> None:
+def test_a_files_name_and_what_it_says_stay_text(server: Server) -> None:
     named = body(JPEGS[0]).replace(b"p.jpg", b"<img src=x onerror=alert(1)>&quot;.jpg")
     headers = {**BROWSER, "Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
     text = server.client.post("/", content=named, headers=headers).text
     assert "<img" not in text
     assert "&lt;img src=x onerror=alert(1)&gt;&amp;quot;.jpg" in text
+    assert "What the file says of itself" not in text
+    claiming = png(text_chunk("Software", "Midjourney <script>alert(1)</script>"))
+    text = server.client.post("/", files=files(claiming), headers=BROWSER).text
+    assert "What the file says of itself" in text
+    assert "Midjourney &lt;script&gt;alert(1)&lt;/script&gt; (PNG Software; unsigned, anyone can write it)" in text
 
 
 @pytest.mark.parametrize(

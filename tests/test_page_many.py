@@ -185,7 +185,7 @@ def test_a_hundred_pictures_have_progress_and_can_be_cancelled(visit: Visit) -> 
 def test_what_a_file_says_of_itself_stands_apart_and_stays_text(visit: Visit) -> None:
     claims = [
         {"source": "PNG text", "says": "<b>masterpiece</b>, Steps: 20", "signed": False},
-        {"source": "Content Credentials", "says": "made by a camera", "signed": True},
+        {"source": "C2PA", "says": "made by a camera", "signed": True},
     ]
 
     def add_claims(route: Route) -> None:
@@ -200,8 +200,8 @@ def test_what_a_file_says_of_itself_stands_apart_and_stays_text(visit: Visit) ->
     expect(card.get_by_role("heading", name="What the file says of itself")).to_be_visible()
     expect(card.locator(".claims li")).to_have_text(
         [
-            "PNG text: <b>masterpiece</b>, Steps: 20 Unsigned: anyone can write it.",
-            "Content Credentials: made by a camera Signed.",
+            "<b>masterpiece</b>, Steps: 20 (PNG text; unsigned, anyone can write it)",
+            "made by a camera (C2PA; its signature fits the file)",
         ]
     )
     expect(visit.page.locator(".waiting")).to_have_count(0)

@@ -5,6 +5,7 @@ import { copyOf, element, find } from "./dom.js";
 import { report } from "./queue.js";
 import { Retry } from "./retry.js";
 import { Row } from "./row.js";
+import { trust } from "./words.js";
 
 export class Card {
   // name: a path, of a picture from a folder; truth: what is known of an example
@@ -63,13 +64,8 @@ export class Card {
       line.prepend(element("strong", `${names(rows)}:`));
       return line;
     }));
-    const claims = answered.length ? prediction(answered[0]).claims ?? [] : []; // the file's, whichever model is asked
-    find("ul", this.part(".claims")).replaceChildren(...claims.map(({ source, says, signed }) => {
-      const line = element("li", `: ${says} `);
-      line.prepend(element("strong", source));
-      line.append(element("em", signed ? "Signed." : "Unsigned: anyone can write it."));
-      return line;
-    }));
+    const claims = answered.length ? prediction(answered[0]).claims ?? [] : []; // the file's, whichever model is asked; not every engine reads them
+    find("ul", this.part(".claims")).replaceChildren(...claims.map((claim) => element("li", `${claim.says} (${claim.source}; ${trust(claim)})`)));
     this.part(".claims").hidden = !claims.length;
     this.part(".problem").hidden = !this.error;
     this.part(".problem span").textContent = this.error?.message ?? "";

@@ -1,6 +1,8 @@
 // All answers as CSV (RFC 4180), with the columns of `python -m detector --csv`: detector/output.py.
 
-const COLUMNS = ["file", "verdict", "p_fake", "out_of_distribution", "notes", "error", "model_sha256"];
+import { trust } from "./words.js";
+
+const COLUMNS = ["file", "verdict", "p_fake", "out_of_distribution", "notes", "claims", "error", "model_sha256"];
 
 export function csvOf(cards) {
   const rows = cards.flatMap((card) => (card.error ? [{ file: card.name, error: card.error.message }] : card.rows.flatMap(cells)));
@@ -13,7 +15,8 @@ function cells({ card, answer, error }) {
   if (!answer) return [];
   const prediction = answer.predictions[0];
   const outside = prediction.out_of_distribution ? "True" : "False"; // as Python writes it
-  return [{ ...prediction, file: card.name, out_of_distribution: outside, notes: prediction.notes.join("; "), model_sha256: answer.model_sha256 }];
+  const claims = (prediction.claims ?? []).map((claim) => `${claim.says} (${claim.source}; ${trust(claim)})`);
+  return [{ ...prediction, file: card.name, out_of_distribution: outside, notes: prediction.notes.join("; "), claims: claims.join("; "), model_sha256: answer.model_sha256 }];
 }
 
 function quoted(value) {

@@ -19,6 +19,12 @@ export function verdictWords(verdict, [real, fake]) {
 
 export const saysLittle = (notes) => notes.some((note) => note.endsWith(SAYS_LITTLE));
 
+// What the signature of a claim is worth: {source, says, signed}. detector/output.py has the same words.
+export function trust({ source, signed }) {
+  if (source !== "C2PA") return "unsigned, anyone can write it";
+  return signed ? "its signature fits the file" : "no signature that was found to fit the file";
+}
+
 export const percent = (share) => `${(100 * share).toFixed(share > 0.999 || share < 0.001 ? 2 : 1)} %`;
 
 export const megabytes = (bytes) => `${Number((bytes / 1e6).toPrecision(3))} MB`;
