@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request, Response
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, HTMLResponse
 from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
 from PIL import Image
@@ -14,6 +14,7 @@ from PIL import Image
 from app import problems
 from app.hosts import KnownHosts
 from app.observability import Metrics, Observability
+from app.pages import answers_page
 from app.problems import Problem
 from app.schemas import (
     EXAMPLES,
@@ -26,7 +27,7 @@ from app.schemas import (
     multipart,
     refusals,
 )
-from app.service import Service
+from app.service import Model, Service
 from app.settings import Settings
 from detector.detector import Detector, Prediction
 from detector.limit import LIMIT
@@ -66,7 +67,9 @@ def create(settings: Settings, detectors: dict[str, Detector], pool: DecodingPoo
     async def predict(request: Request, model: names = first) -> PredictResponse:
         """A prediction for each file, in the order of the request. One that cannot be read has an `error` instead;
         where none can be read, the request is refused."""
-        chosen = service.model(model)
+        return await answers(request, service.model(model))
+
+    async def answers(request: Request, chosen: Model) -> PredictResponse:
         predictions = await service.predict(request, chosen)
         rows = [file_prediction(name, prediction) for name, prediction in predictions]
         for row in rows:
@@ -142,6 +145,12 @@ def create(settings: Settings, detectors: dict[str, Detector], pool: DecodingPoo
     @api.get("/", include_in_schema=False)
     async def page() -> FileResponse:
         return FileResponse(STATIC / "index.html")
+
+    @api.post("/", include_in_schema=False)
+    async def form(request: Request) -> HTMLResponse:
+        """What the page's form posts where the browser runs no scripts."""
+        chosen = service.model(first)
+        return HTMLResponse(answers_page(await answers(request, chosen), chosen.detector))
 
     api.mount("/static", StaticFiles(directory=STATIC), "static")
     describe(api)

@@ -28,7 +28,7 @@ class KnownHosts:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] not in PROBES and (problem := self._refusal(scope)):
-            await problem.response()(scope, receive, send)
+            await problem.response(scope)(scope, receive, send)
         else:
             await self.inner(scope, receive, send)
 

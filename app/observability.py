@@ -27,11 +27,12 @@ logger = logging.getLogger("app")
 HEADERS = {
     # data: and blob: are the page's own, of the pictures that people choose
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
-    "Referrer-Policy": "no-referrer",
+    # not no-referrer: a form's POST would say `Origin: null`, and be refused as a stranger's (app/hosts.py)
+    "Referrer-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
 }
 PROBES = {"/healthz", "/readyz", "/metrics"}  # asked every few seconds: worth a line only where they fail

@@ -1,4 +1,7 @@
-"""Every refusal is an application/problem+json body (RFC 9457): what is wrong, and what to do, in `detail`."""
+"""Every refusal is an application/problem+json body (RFC 9457): what is wrong, and what to do, in `detail`.
+
+At the address of the page, where the form without scripts is posted, a browser gets the same as a page of one line.
+"""
 
 import http
 import random
@@ -6,10 +9,14 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+from starlette.types import Scope
+
+from app.pages import refusal_page
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -21,8 +28,11 @@ class Problem(Exception):  # noqa: N818 (RFC 9457 calls it so)
         super().__init__(detail)
         self.status, self.detail, self.headers, self.more = status, detail, headers, more
 
-    def response(self) -> JSONResponse:
+    def response(self, scope: Scope) -> Response:
+        """Return what the request of `scope` gets."""
         title = http.HTTPStatus(self.status).phrase
+        if scope["path"] == "/" and "text/html" in Headers(scope=scope).get("accept", ""):
+            return HTMLResponse(refusal_page(self.status, title, self.detail), self.status, self.headers)
         body = {"type": "about:blank", "title": title, "status": self.status, "detail": self.detail, **self.more}
         return JSONResponse(body, self.status, self.headers, MEDIA_TYPE)
 
@@ -36,24 +46,26 @@ def install(api: FastAPI) -> None:
     """Let FastAPI's and Starlette's own errors look like ours."""
 
     @api.exception_handler(Problem)
-    async def of_ours(_: Request, problem: Problem) -> Response:
-        return problem.response()
+    async def of_ours(request: Request, problem: Problem) -> Response:
+        return problem.response(request.scope)
 
     @api.exception_handler(HTTPException)
     async def of_starlette(request: Request, error: HTTPException) -> Response:
         details = {404: f"there is nothing at {request.url.path}", 405: f"{request.method} is not possible here"}
         detail = details.get(error.status_code, str(error.detail))
-        return Problem(error.status_code, detail, dict(error.headers or {})).response()
+        return Problem(error.status_code, detail, dict(error.headers or {})).response(request.scope)
 
     @api.exception_handler(RequestValidationError)
-    async def of_validation(_: Request, error: RequestValidationError) -> Response:
+    async def of_validation(request: Request, error: RequestValidationError) -> Response:
         errors = [{"where": ".".join(map(str, e["loc"])), "detail": e["msg"]} for e in error.errors()]
-        return Problem(422, "; ".join(f"{e['where']}: {e['detail']}" for e in errors), errors=errors).response()
+        detail = "; ".join(f"{e['where']}: {e['detail']}" for e in errors)
+        return Problem(422, detail, errors=errors).response(request.scope)
 
     @api.exception_handler(ClientDisconnect)
     async def of_disconnect(*_: object) -> Response:
         return Response(status_code=499)  # nobody reads it; it is counted and logged
 
     @api.exception_handler(Exception)
-    async def of_bugs(*_: object) -> Response:
-        return Problem(500, "a fault of the service: its log says more, under the id in X-Request-ID").response()
+    async def of_bugs(request: Request, _: Exception) -> Response:
+        fault = Problem(500, "a fault of the service: its log says more, under the id in X-Request-ID")
+        return fault.response(request.scope)

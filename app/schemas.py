@@ -131,6 +131,7 @@ class Model(BaseModel):
     trained_on: str = Field(description="dataset of params.yaml")
     input_size: int = Field(description="every picture is made so many pixels wide and high")
     abstention_band: tuple[float, float] = Field(description="between these P(FAKE) the verdict is UNSURE")
+    scale: tuple[str, str] = Field(description="what a picture is like whose P(FAKE) is 0, and one whose P(FAKE) is 1")
     test: dict[str, Any] = Field(description="metrics on the test split, as in metrics/test.json")
     drift: Drift | None = Field(
         default=None, description="of what arrives; null until 200 pictures were answered, and without a reference"

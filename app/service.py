@@ -59,6 +59,7 @@ class Model:
             "trained_on": record.dataset,
             "input_size": record.input_size,
             "abstention_band": record.abstention_band,
+            "scale": self.detector.scale,
             "test": record.test,
             "drift": self.watch.summary(),
         }

@@ -23,7 +23,7 @@ import numpy as np
 
 from detector.errors import UserError
 from detector.labels import probability, verdict
-from detector.limit import limit_of, limit_of_adapted
+from detector.limit import ADAPTED_SCALE, limit_of, limit_of_adapted, scale_of
 from detector.output import percent
 from detector.places import model_folder
 from detector.pool import DecodingPool
@@ -153,6 +153,11 @@ class Detector:
         if (adapted := self.record.adapted) is not None:
             return limit_of_adapted(adapted.real, adapted.fake, self.record.input_size)
         return limit_of(self.record.dataset, self.record.input_size)
+
+    @property
+    def scale(self) -> tuple[str, str]:
+        """What a picture is like whose P(FAKE) is 0, and one whose P(FAKE) is 1: words for people."""
+        return scale_of(self.record.dataset) if self.record.adapted is None else ADAPTED_SCALE
 
     def predict(self, images: "Iterable[Source]") -> list[Prediction]:
         """Answer for each picture, in order.

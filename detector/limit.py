@@ -5,6 +5,17 @@ KNOWN = {  # by the data set that a model was trained on, an entry of `datasets`
     "sample": "seven photographs and the images of one tiny generator",
 }
 
+SCALES = {  # what P(FAKE) of 0 and of 1 stand for, by the data set
+    "cifake": ("CIFAKE's photographs", "Stable Diffusion 1.4's images"),
+    "sample": ("the sample's photographs", "the images of its tiny generator"),
+}
+ADAPTED_SCALE = ("your photographs", "your fakes")
+
+
+def scale_of(dataset: str) -> tuple[str, str]:
+    """Return what a picture is like whose P(FAKE) is 0, and one whose P(FAKE) is 1."""
+    return SCALES.get(dataset, (f"the photographs of {dataset}", f"the fakes of {dataset}"))
+
 
 def limit_of(dataset: str, size: int) -> str:
     """Return the limit of a model that was trained on a data set, at so many pixels a side."""

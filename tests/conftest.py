@@ -216,7 +216,9 @@ def browser() -> Iterator[Browser]:
     if chromium is None and not os.environ.get("CI"):
         pytest.skip("this needs a browser: apt-get install chromium")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        # names that are none of loopback's, for what browsers hold back from those
+        arguments = ["--no-sandbox", "--host-resolver-rules=MAP *.example 127.0.0.1"]
+        browser = playwright.chromium.launch(executable_path=chromium, args=arguments)
         yield browser
         browser.close()
 

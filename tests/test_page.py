@@ -5,13 +5,13 @@ import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, FileChooser, FilePayload, Page, expect
+from playwright.sync_api import Browser, FileChooser, expect
 
 from detector import Detector
+from tests.browsing import Visit, answer, payload
 from tests.serving import Server, files, make_model, sample
 
 JPEGS = sample(4)
@@ -29,24 +29,6 @@ def server(model: Path) -> Iterator[Server]:
         yield running
 
 
-class Visit:
-    """The page in a browser of its own, and what went wrong in it."""
-
-    def __init__(self, browser: Browser, server: Server, **options: Any) -> None:
-        self.context = browser.new_context(**options)
-        self.page = self.context.new_page()
-        self.errors: list[str] = []
-        self.hosts: set[str] = set()
-        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
-        self.page.on("request", lambda request: self.hosts.add(request.url.partition("/v1")[0]))
-        self.page.goto(server.url)
-        expect(self.page.get_by_role("table")).to_be_visible()
-
-    def choose(self, *pictures: tuple[str, bytes]) -> None:
-        self.page.get_by_label("Choose pictures").set_input_files([payload(*picture) for picture in pictures])
-
-
 @pytest.fixture
 def visit(browser: Browser, server: Server) -> Iterator[Visit]:
     one = Visit(browser, server, viewport={"width": 1100, "height": 900})
@@ -54,24 +36,20 @@ def visit(browser: Browser, server: Server) -> Iterator[Visit]:
     one.context.close()
 
 
-def payload(name: str, data: bytes) -> FilePayload:
-    return {"name": name, "mimeType": "image/jpeg", "buffer": data}
-
-
-def answer(page: Page, name: str) -> Any:
-    return page.get_by_role("listitem").filter(has=page.get_by_role("heading", name=name, exact=True))
-
-
 def test_chosen_pictures_get_the_answers_that_python_gets(visit: Visit, model: Path) -> None:
     visit.choose(*[(f"{n}.jpg", jpeg) for n, jpeg in enumerate(JPEGS)])
     for number, expected in enumerate(Detector.load(model).predict(JPEGS)):
         card = answer(visit.page, f"{number}.jpg")
         expect(card.locator(".verdict strong")).to_have_text(expected.verdict)
-        found = re.search(r"P\(FAKE\) ([\d.]+) %", card.locator(".probability").inner_text())
+        found = re.fullmatch(r"Score (over |under )?([\d.]+)", card.locator(".score").inner_text())
         assert found is not None
-        assert float(found[1]) == pytest.approx(100 * expected.p_fake, abs=0.06)
-        bar = card.get_by_role("img", name="P(FAKE)")
-        assert bar.get_attribute("aria-label").endswith("UNSURE from 40.0 % to 60.0 %")
+        assert float(found[2]) == pytest.approx(expected.p_fake, abs=0.00051)
+        bar = card.get_by_role("img", name="Score")
+        scale = " on a scale from 0, like CIFAKE's photographs, to 1, like Stable Diffusion 1.4's images"
+        assert bar.get_attribute("aria-label") == f"{found[0]}{scale}; UNSURE from 0.400 to 0.600"
+        # a screenshot of a card says which model it was, what that knows, and no odds
+        expect(card).to_contain_text("weighing: It knows CIFAR-10 photographs against Stable Diffusion 1.4 at 32x32.")
+        assert "%" not in card.inner_text()
         # the marker is where the number says, beside or in the band
         box, marker, band = (part.bounding_box() for part in (bar, card.locator(".marker"), card.locator(".band")))
         share = (marker["x"] + marker["width"] / 2 - box["x"]) / box["width"]
@@ -86,9 +64,16 @@ def test_examples_are_answered_and_nothing_comes_from_another_host(visit: Visit,
     expect(visit.page.locator(".answer:not(.waiting)")).to_have_count(6)
     expect(visit.page.locator(".failed")).to_have_count(0)
     expect(answer(visit.page, "ship.png")).to_contain_text("Made by Stable Diffusion 1.4")
-    coffee = answer(visit.page, "coffee.jpg")
+    coffee, ship = answer(visit.page, "coffee.jpg"), answer(visit.page, "ship.png")
     expect(coffee.locator(".notes")).to_contain_text("300x200 made 32x32")
+    # that an answer says little stands above it, and its verdict has no colour then
     expect(coffee.locator(".notes")).to_contain_text("the answer says little")
+    expect(coffee.get_by_text("The answer says little", exact=True)).to_be_visible()
+    expect(ship.get_by_text("The answer says little", exact=True)).to_be_hidden()
+    colour = "(one) => getComputedStyle(one).color.match(/[\\d.]+/g).map(Number)"
+    for card, is_grey in ((coffee, True), (ship, False)):
+        channels = card.locator(".verdict strong").evaluate(colour)
+        assert (max(channels) - min(channels) < 20) is is_grey
     assert all(host.startswith((server.url, f"blob:{server.url}")) for host in visit.hosts)
     assert visit.errors == []
 
@@ -154,7 +139,7 @@ def test_what_cannot_be_read_is_told_beside_the_answers_of_the_others(visit: Vis
     visit.choose(("torn.jpg", JPEGS[0][:-40]), ("good.jpg", JPEGS[1]), ("huge.jpg", bytes(1_000_001)))
     expect(answer(visit.page, "torn.jpg")).to_contain_text("No answer: broken picture")
     expect(answer(visit.page, "huge.jpg")).to_contain_text("No answer: the file is larger than 1 MB")
-    expect(answer(visit.page, "good.jpg").locator(".probability")).to_contain_text("P(FAKE)")
+    expect(answer(visit.page, "good.jpg").locator(".score")).to_contain_text("Score")
     expect(visit.page.get_by_role("button", name="Try again")).to_have_count(0)
 
 
@@ -166,7 +151,7 @@ def test_a_service_that_is_gone_is_told_and_can_be_asked_again(browser: Browser,
     expect(card).to_contain_text("No answer: the service does not answer")
     visit.context.set_offline(False)
     card.get_by_role("button", name="Try again").click()
-    expect(card.locator(".probability")).to_contain_text("P(FAKE)")
+    expect(card.locator(".score")).to_contain_text("Score")
     visit.context.close()
 
 
@@ -175,9 +160,9 @@ def test_pictures_wait_for_the_models_and_models_are_asked_for_again(browser: Br
     page = context.new_page()
     page.route("**/v1/models", lambda route: route.abort(), times=1)
     page.goto(server.url)
-    expect(page.get_by_text("The service does not answer.")).to_be_visible()
+    expect(page.get_by_text("No model: the service does not answer.")).to_be_visible()
     page.get_by_role("button", name="Cat").click()
-    expect(answer(page, "cat.jpg").locator(".probability")).to_contain_text("P(FAKE)")
+    expect(answer(page, "cat.jpg").locator(".score")).to_contain_text("Score")
     expect(page.get_by_role("table")).to_be_visible()
     context.close()
 
@@ -192,7 +177,7 @@ def test_pictures_are_dropped_and_pasted(visit: Visit) -> None:
     }"""
     for kind in ("drop", "paste"):
         visit.page.evaluate(give, [kind, list(JPEGS[0])])
-        expect(answer(visit.page, f"{kind}.jpg").locator(".probability")).to_contain_text("P(FAKE)")
+        expect(answer(visit.page, f"{kind}.jpg").locator(".score")).to_contain_text("Score")
     assert visit.errors == []
 
 
@@ -222,7 +207,7 @@ def test_the_keyboard_is_enough(visit: Visit) -> None:
             break
         page.wait_for_timeout(50)
     opened[0].set_files([payload("cat.jpg", JPEGS[0])])
-    expect(page.get_by_role("status")).to_contain_text("cat.jpg: ")
+    expect(page.get_by_role("status")).to_contain_text("cat.jpg, weighing: ")
     tab_to("Show the evidence in cat.jpg")
     press("Enter")
     expect(page.get_by_role("img", name="cat.jpg with the evidence")).to_be_visible()
@@ -235,7 +220,9 @@ def test_the_keyboard_is_enough(visit: Visit) -> None:
 def test_a_screen_reader_hears_answers_and_names(visit: Visit) -> None:
     page = visit.page
     visit.choose(("cat.jpg", JPEGS[0]))
-    expect(page.get_by_role("status")).to_have_text(re.compile(r"^cat\.jpg: (FAKE|REAL|UNSURE), P\(FAKE\) [\d.]+ %"))
+    expect(page.get_by_role("status")).to_have_text(
+        re.compile(r"^cat\.jpg, weighing: (FAKE|REAL|UNSURE), score [\d.]+: .* It knows")
+    )
     visit.choose(("a.jpg", JPEGS[1]), ("b.jpg", JPEGS[0]), ("torn.jpg", b"no picture"))
     expect(page.get_by_role("status")).to_have_text(re.compile(r"^3 pictures: .*1 without an answer$"))
     expect(page.get_by_role("complementary", name="What it cannot do")).to_contain_text("It does not tell whether")
@@ -289,8 +276,9 @@ def test_a_phone_shows_all_of_it(browser: Browser, server: Server) -> None:
     coffee.get_by_role("button", name="Show the evidence").tap()
     expect(coffee.get_by_role("img", name="coffee.jpg with the evidence")).to_be_visible()
     assert visit.page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
-    small = """[...document.querySelectorAll("button, .button, select")].filter((one) => one.checkVisibility())
-        .filter((one) => one.getBoundingClientRect().height < 24).length"""
-    assert visit.page.evaluate(small) == 0, "WCAG 2.2, 2.5.8: too small to touch"
+    small = """[...document.querySelectorAll("button, .button, [type=checkbox]")].filter((one) => one.checkVisibility())
+        .map((one) => (one.closest("label") ?? one).getBoundingClientRect())
+        .filter(({ width, height }) => Math.min(width, height) < 44).length"""
+    assert visit.page.evaluate(small) == 0, "too small for a finger"
     assert visit.errors == []
     visit.context.close()
