@@ -196,15 +196,17 @@ print(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux alone says a process's peak of memory")
 def test_memory_does_not_grow_with_the_number_of_pictures(model: Path, tmp_path: Path) -> None:
     peaks = []
-    (tmp_path / "one.png").write_bytes(large())
+    Image.effect_noise((128, 128), 100).convert("RGB").save(tmp_path / "one.jpg")  # whose thumbnail is large
     for count in (300, 3000):
         folder = tmp_path / str(count)
         folder.mkdir()
         for number in range(count):
-            (folder / f"{number}.png").hardlink_to(tmp_path / "one.png")
+            (folder / f"{number}.jpg").hardlink_to(tmp_path / "one.jpg")
         page = tmp_path / f"{count}.html"
         command = [sys.executable, "-c", PEAK, str(folder), "--model", str(model), "--report", str(page)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
         peaks.append(int(done.stdout) / 1000)
         assert page.read_text().count("<li ") == count
-    assert peaks[1] < peaks[0] + 20, f"{peaks} MB; the page alone has {page.stat().st_size / 1e6:.0f} MB"
+    added = page.stat().st_size / 1e6
+    assert added > 20
+    assert peaks[1] < peaks[0] + added / 3, f"{peaks} MB; the page alone has {added:.0f} MB"
