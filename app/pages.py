@@ -1,14 +1,16 @@
 """What the server writes as HTML: the answers to the form that the page has for browsers without scripts, and refusals.
 
 All text of others, such as a file's name, goes through `escape`. The page with scripts is static/index.html; its words
-for answers are those of static/words.js.
+for answers are those of static/words.js and of a report.
 """
 
 from html import escape
 from string import Template
 from typing import TYPE_CHECKING
 
+from detector.limit import closer
 from detector.output import score, with_source
+from detector.preprocessed import says_little
 
 if TYPE_CHECKING:
     from app.schemas import FilePrediction, PredictResponse
@@ -34,12 +36,6 @@ $content
 </body>
 </html>
 """)
-VERDICTS = {
-    "FAKE": "closer to $fake than to $real. It may be a photograph all the same.",
-    "REAL": "closer to $real than to $fake. It need not be genuine.",
-    "UNSURE": "not clearly closer to $real or to $fake.",
-}
-SAYS_LITTLE = "the answer says little"  # the end of such notes: detector/pictures.py, detector/detector.py
 
 
 def refusal_page(status: int, title: str, detail: str) -> str:
@@ -60,11 +56,11 @@ def card(row: "FilePrediction", model: str, detector: "Detector") -> str:
         return f'<li class="answer failed">{name}{problem}</li>'
     real, fake = (escape(kind) for kind in detector.scale)
     low, high = detector.record.abstention_band
-    closer = Template(VERDICTS[row.verdict]).substitute(real=real, fake=fake)
-    says_little = any(note.endswith(SAYS_LITTLE) for note in row.notes)
+    words = escape(closer(row.verdict, detector.scale))
+    is_little = says_little(row.notes)
     parts = [
-        '<p class="headline">The answer says little</p>' if says_little else "",
-        f'<p class="verdict"><strong>{row.verdict}</strong> <span>{closer}</span></p>',
+        '<p class="headline">The answer says little</p>' if is_little else "",
+        f'<p class="verdict"><strong>{row.verdict}</strong> <span>{words}</span></p>',
         f"<p>Score {score(row.p_fake)} on a scale from 0, like {real}, to 1, like {fake}; UNSURE from {low:.3f} to "
         f"{high:.3f}.</p>",
         listed("notes", [escape(note) for note in row.notes]),
@@ -74,7 +70,7 @@ def card(row: "FilePrediction", model: str, detector: "Detector") -> str:
         claims = [escape(with_source(vars(claim))) for claim in row.claims]
         heading = "<h3>What the file says of itself</h3><p>That is its own claim, not the detector's answer.</p>"
         parts.append(f'<div class="claims">{heading}{listed("", claims)}</div>')
-    kind = f"{row.verdict}{' little' if says_little else ''}"
+    kind = f"{row.verdict}{' little' if is_little else ''}"
     return f'<li class="answer {kind}">{name}{"".join(parts)}</li>'
 
 

@@ -27,7 +27,7 @@ from detector.limit import ADAPTED_SCALE, limit_of, limit_of_adapted, scale_of
 from detector.output import percent
 from detector.places import model_folder
 from detector.pool import DecodingPool
-from detector.preprocessed import Claim, Preprocessed
+from detector.preprocessed import SAYS_LITTLE, Claim, Preprocessed
 from detector.session import Scores, open_session, score
 from detector.sizes import images_at_a_time
 from detector.sources import is_file, read
@@ -47,7 +47,7 @@ SCORED = 1000  # pictures of 32 px that are scored at a time
 # Pairs: largest OOD score in multiples of its threshold, and what it means for the answer.
 OOD_LEVELS = (
     (1.5, "the answer is less certain than it looks"),
-    (math.inf, "the answer says little"),
+    (math.inf, SAYS_LITTLE),
 )
 
 

@@ -1,4 +1,4 @@
-"""The limit of every answer, shown beside each."""
+"""What an answer means and where it ends: the words that are shown beside each."""
 
 KNOWN = {  # by the data set that a model was trained on, an entry of `datasets` in params.yaml
     "cifake": "CIFAR-10 photographs against Stable Diffusion 1.4",
@@ -15,6 +15,18 @@ ADAPTED_SCALE = ("your photographs", "your fakes")
 def scale_of(dataset: str) -> tuple[str, str]:
     """Return what a picture is like whose P(FAKE) is 0, and one whose P(FAKE) is 1."""
     return SCALES.get(dataset, (f"the photographs of {dataset}", f"the fakes of {dataset}"))
+
+
+CLOSER = {  # by verdict; app/static/words.js says the same
+    "FAKE": "closer to {fake} than to {real}. It may be a photograph all the same.",
+    "REAL": "closer to {real} than to {fake}. It need not be genuine.",
+    "UNSURE": "not clearly closer to {real} or to {fake}.",
+}
+
+
+def closer(verdict: str, scale: tuple[str, str]) -> str:
+    """Return a verdict in words that promise nothing of where the picture comes from. scale: see `scale_of`."""
+    return CLOSER[verdict].format(real=scale[0], fake=scale[1])
 
 
 def limit_of(dataset: str, size: int) -> str:

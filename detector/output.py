@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ MANY = 100  # pictures, from which on there is a progress bar
 WIDEST = 60  # characters of a file's name in the table; longer ones push the rest of their row
 
 ON_CLAIMS = "What a file says is its own claim, not the detector's answer. That a file says nothing proves nothing."
+
+FORMULA = re.compile(r"[=+\-@\t\r].")  # - alone is standard input
 
 Row = dict[str, Any]  # a value for each of COLUMNS, None where there is none
 
@@ -52,9 +55,13 @@ def as_csv(rows: Iterable[Row]) -> Iterator[str]:
 
 
 def csv_line(cells: Sequence[Any]) -> str:
-    """Return a line without its end. Some releases of Python quote only those line breaks that end lines."""
+    """Return a line without its end. Some releases of Python quote only those line breaks that end lines.
+
+    A text that a spreadsheet would take for a formula, such as the name of a stranger's file, begins with ' instead.
+    """
     line = io.StringIO()
-    csv.writer(line, lineterminator="\r\n").writerow(cells)
+    safe = [f"'{cell}" if isinstance(cell, str) and FORMULA.match(cell) else cell for cell in cells]
+    csv.writer(line, lineterminator="\r\n").writerow(safe)
     return line.getvalue().removesuffix("\r\n")
 
 

@@ -21,7 +21,7 @@ from detector.colours import colour_meaning, to_srgb
 from detector.costs import check_costs
 from detector.errors import UserError
 from detector.images import jpeg_roundtrip, load, one_line_errors
-from detector.preprocessed import Preprocessed, TooManyPixelsError
+from detector.preprocessed import SAYS_LITTLE, Preprocessed, TooManyPixelsError
 from detector.sources import FORMATS, MAX_PIXELS, read
 
 if TYPE_CHECKING:  # a worker does without pydantic
@@ -50,11 +50,11 @@ MODES = {"1": "black and white", "L": "grey", "LA": "grey", "P": "palette", "PA"
 SMALLER = (
     (2, "some detail is lost"),
     (8, "much detail is lost, the answer is less certain than it looks"),
-    (math.inf, "nearly all detail is lost, the answer says little"),
+    (math.inf, f"nearly all detail is lost, {SAYS_LITTLE}"),
 )
 LARGER = (
     (1.5, "the finest detail is missing, the answer is less certain than it looks"),
-    (math.inf, "there is no fine detail to judge by, the answer says little"),
+    (math.inf, f"there is no fine detail to judge by, {SAYS_LITTLE}"),
 )
 
 

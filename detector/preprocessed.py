@@ -1,10 +1,13 @@
 """What becomes of a picture before a network sees it. No decoder is imported here: asking leaves those to workers."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from detector.errors import UserError
+
+SAYS_LITTLE = "the answer says little"  # the end of notes that weigh more than the verdict
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,11 @@ class Preprocessed:
     seen_region: tuple[float, float, float, float]
     claims: list[Claim] = field(default_factory=list)
     thumbnail: np.ndarray | None = None
+
+
+def says_little(notes: Sequence[str]) -> bool:
+    """Return whether the notes of an answer take its worth away."""
+    return any(note.endswith(SAYS_LITTLE) for note in notes)
 
 
 class TooManyPixelsError(UserError):

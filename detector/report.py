@@ -26,8 +26,9 @@ from detector.detector import BATCH
 from detector.errors import UserError
 from detector.explain import occlusion_maps, overlay
 from detector.files import atomic_write
+from detector.limit import closer
 from detector.output import ON_CLAIMS, Row, as_csv, error_row, prediction_row, score, with_bar, with_source
-from detector.preprocessed import Preprocessed
+from detector.preprocessed import Preprocessed, says_little
 from detector.report_page import SCRIPT, STYLE
 
 if TYPE_CHECKING:
@@ -37,7 +38,6 @@ THUMBNAIL = 128  # pixels of its longer side
 # Pictures whose evidence is drawn: the first that are not called REAL, as those are what somebody will look into. A map
 # takes 50 answers, so that those of 10,000 pictures would take as long as half a million of them.
 DRAWN = 100
-SAYS_LITTLE = "the answer says little"  # the end of such notes: detector/pictures.py, detector/detector.py
 
 
 def write_report(
@@ -72,8 +72,10 @@ def write_report(
         def written(row: Row, *images: Image.Image) -> Row:
             note(row)
             kind = kind_of(row)
-            counts.update([kind, *(["little"] if says_little(row) else []), *(["claims"] if row["claims"] else [])])
-            cards.write(card(row, kind, *images))
+            counts[kind] += 1
+            counts["little"] += says_little(row["notes"])
+            counts["claims"] += bool(row["claims"])
+            cards.write(card(detector, row, kind, *images))
             return row
 
         lines.writelines(f"{line}\r\n" for line in as_csv(rows()))
@@ -119,14 +121,10 @@ def kind_of(row: Row) -> str:
     return "unread" if row["error"] is not None else str(row["verdict"])
 
 
-def says_little(row: Row) -> bool:
-    return any(note.endswith(SAYS_LITTLE) for note in row["notes"])
-
-
-def card(row: Row, kind: str, *images: Image.Image) -> str:
+def card(detector: "Detector", row: Row, kind: str, *images: Image.Image) -> str:
     """Return HTML of one picture: a thumbnail, then the evidence, if it was drawn. All that others wrote is escaped."""
     name = shown("standard input" if row["file"] == "-" else row["file"])
-    little = " little" if says_little(row) else ""
+    little = " little" if says_little(row["notes"]) else ""
     number = "" if row["p_fake"] is None else f' data-score="{row["p_fake"]:.6f}"'
     parts = [f'<li class="{kind}{little}{" claims" if row["claims"] else ""}"{number}>']
     parts.append(f'<img src="{data_address(images[0])}" alt="">' if images else '<span class="none"></span>')
@@ -136,8 +134,8 @@ def card(row: Row, kind: str, *images: Image.Image) -> str:
     else:
         if little:
             parts.append('<p class="headline">The answer says little</p>')
-        side = "FAKE" if row["p_fake"] >= 0.5 else "REAL"
-        parts.append(f'<p class="verdict"><b>{kind}</b>, score {score(row["p_fake"])} ({side} side)</p>')
+        said = f"{escape(closer(kind, detector.scale))} Score {score(row['p_fake'])}."
+        parts.append(f'<p class="verdict"><b>{kind}</b>: {said}</p>')
     parts += [f'<p class="note">{shown(note)}</p>' for note in row["notes"]]
     parts += [f'<p class="claim">The file says: {shown(with_source(claim))}</p>' for claim in row["claims"]]
     if len(images) > 1:
@@ -156,6 +154,7 @@ def head(detector: "Detector", counts: Counter[str]) -> str:
     said = ", ".join([f"{counts[kind]:,} {name}" for kind, name in KINDS.items() if counts[kind]])
     little = f" Of {counts['little']:,} of them, the answer says little." if counts["little"] else ""
     claims = f"<p>{ON_CLAIMS}</p>" if counts["claims"] else ""
+    real, fake = map(escape, detector.scale)
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -169,8 +168,9 @@ def head(detector: "Detector", counts: Counter[str]) -> str:
 <h1>{total:,} pictures, answered by {escape(detector.record.model)}</h1>
 <p class="limit">{escape(detector.limit)}</p>
 <p><strong>{said or "none"}.</strong>{little}</p>
-<p>The score lies between 0, like the REAL pictures that the model was trained on, and 1, like the FAKE ones. It is not
-the probability that this picture is FAKE. UNSURE is the verdict between {" and ".join(map(score, band(detector)))}.
+<p>The score lies between 0, like {real}, and 1, like {fake}.
+It is not the probability that a picture is FAKE.
+UNSURE is the verdict between {" and ".join(map(score, band(detector)))}.
 The evidence is drawn for the first {DRAWN} pictures that are not called REAL, over what the model saw of them: orange
 speaks for FAKE, blue for REAL, and the colours of two pictures do not compare. It shows where, not why.</p>
 {claims}

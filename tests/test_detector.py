@@ -507,6 +507,23 @@ def test_a_name_with_a_line_break_is_one_row(
     assert (status, row["file"]) == (0, str(tmp_path / name))
 
 
+def test_a_spreadsheet_computes_nothing_of_a_csv(
+    jpegs: list[bytes],
+    tmp_path: Path,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = ["+1.jpg", "=1+1.jpg", "@SUM(1).jpg", "a=1.jpg"]
+    for name in names:
+        Path(name).write_bytes(jpegs[0])
+    _, out, _ = ask(capsys, folder, *names, "--csv")
+    assert [row["file"] for row in csv.DictReader(io.StringIO(out))] == [*(f"'{name}" for name in names[:3]), "a=1.jpg"]
+    _, out, _ = ask(capsys, folder, *names, "--json")
+    assert [row["file"] for row in json.loads(out)] == names
+
+
 def test_json_and_csv_say_what_python_is_told(album: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     answers = Detector.load(folder).predict(FOUND)
     digest = file_sha256(folder / "model.json")
