@@ -16,7 +16,7 @@ from detector.folder import read_record
 from detector.labels import FAKE, probability
 from detector.session import score
 from stages.data import load_split
-from tools.small_model import MOST_BYTES, shrink
+from tools.small_model import MOST_BYTES, SmallModel, expand, shrink
 
 BATCH = 500
 SIZES = {"float16, as released": 10**9, "int8 where it must be": MOST_BYTES, "int8": 0}
@@ -24,6 +24,14 @@ COLUMNS = [
     *("model", "weights", "MB", "right, %", "another verdict, %", "REAL for FAKE or back", "P(FAKE) within 0.02, %"),
     *("largest change of P(FAKE)", "largest change of the OOD score, %"),
 ]
+
+
+def open_small(model: SmallModel) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    names, arrays = zip(*expand(model.weights).items(), strict=True)
+    buffers = [array.tobytes() for array in arrays]
+    options.add_external_initializers_from_files_in_memory(list(names), buffers, [len(one) for one in buffers])
+    return onnxruntime.InferenceSession(model.graph, options, providers=["CPUExecutionProvider"])
 
 
 def main() -> None:
@@ -35,8 +43,8 @@ def main() -> None:
         record, _ = read_record(folder)
         released = None
         for weights, most in SIZES.items():
-            data = shrink(folder, most)
-            session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+            small = shrink(folder, most)
+            session = open_small(small)
             starts = range(0, len(split.images), BATCH)
             scores = [score(session, split.images[start : start + BATCH], record.flip_tta_margin) for start in starts]
             p = probability(np.concatenate([one.logits for one in scores]), record.temperature)
@@ -45,7 +53,7 @@ def main() -> None:
             released = (p, ood, verdicts) if released is None else released
             change, other = np.abs(p - released[0]), np.abs(verdicts - released[2])
             cells = [
-                f"{len(data) / 1e6:.1f}",
+                f"{sum(map(len, small)) / 1e6:.1f}",
                 f"{100 * ((p >= record.threshold) == (split.labels == FAKE)).mean():.2f}",
                 f"{100 * (other > 0).mean():.2f}",
                 f"{(other == 2).sum()}",

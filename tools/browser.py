@@ -50,15 +50,17 @@ def main() -> None:
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "build/browser")
     build(folder)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    print(f"{folder}/index.html: {size / 1e6:.1f} MB; any static host will do, such as `python -m http.server -d {folder}`")
+    print(
+        f"{folder}/index.html: {size / 1e6:.1f} MB; `python -m http.server -d {folder}` serves it, as any static host"
+    )
 
 
 def build(folder: Path) -> None:
     """Write the page's folder, whole. Raises UserError where the model or npm is missing."""
     fetch_packages()
     model = shrink(MODEL)
-    if len(model) > MOST_BYTES:
-        raise UserError(f"{MODEL} takes {len(model) / 1e6:.1f} MB as int8: choose a smaller model for the browser")
+    if (size := sum(map(len, model))) > MOST_BYTES:
+        raise UserError(f"{MODEL} takes {size / 1e6:.1f} MB as int8: choose a smaller model for the browser")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(folder) as new:
         shutil.copytree(STATIC, new / "static", ignore=shutil.ignore_patterns("index.html", "README.md"))
@@ -71,7 +73,8 @@ def build(folder: Path) -> None:
         (new / "engine/vendor/LICENSES.txt").write_text("\n\n".join(licenses))
         shutil.copy(SOURCE / "manifest.webmanifest", new)
         (new / "index.html").write_text(static_page((STATIC / "index.html").read_text()))
-        (new / "model.onnx").write_bytes(model)
+        (new / "model.onnx").write_bytes(model.graph)
+        (new / "model.safetensors").write_bytes(model.weights)
         (new / "model.json").write_text(json.dumps(about_model()))
         (new / "service-worker.js").write_text(service_worker(new))
         for name in ("README.md", "../LICENSE"):

@@ -3,6 +3,7 @@
 
 import { inpaintedCopies, occlusionMap } from "./occlusion.js";
 import * as ort from "./vendor/ort.wasm.bundle.min.mjs";
+import { expand } from "./weights.js";
 
 const OOD_LEVELS = [
   [1.5, "the answer is less certain than it looks"],
@@ -11,18 +12,17 @@ const OOD_LEVELS = [
 const AT_A_TIME = 10; // copies of a picture that are scored together
 
 export class Detector {
-  // about: {name, model_sha256, record} of model.json, as tools/browser.py wrote it.
-  static async load(about, url) {
+  // record: of model.json. graph, weights: addresses of what tools/small_model.py wrote.
+  static async load(record, graph, weights) {
     ort.env.wasm.numThreads = 1; // more take headers that a static host does not send
     ort.env.wasm.wasmPaths = { wasm: new URL("./vendor/ort-wasm-simd-threaded.wasm", import.meta.url).href };
     ort.env.logLevel = "error";
-    const response = await fetch(url);
-    if (!response.ok) throw new Error(`the model cannot be fetched (${response.status})`);
-    const session = await ort.InferenceSession.create(new Uint8Array(await response.arrayBuffer()), { executionProviders: ["wasm"] });
-    return new Detector(about, session);
+    const [model, stored] = await Promise.all([graph, weights].map(fetchBytes));
+    const options = { executionProviders: ["wasm"], graphOptimizationLevel: "basic", externalData: expand(stored) };
+    return new Detector(record, await ort.InferenceSession.create(new Uint8Array(model), options));
   }
 
-  constructor({ record }, session) {
+  constructor(record, session) {
     this.record = record;
     this.session = session;
   }
@@ -67,6 +67,12 @@ export class Detector {
     const [logits, oodScores] = this.session.outputNames.map((name) => [...outputs[name].data]); // by their position
     return { logits, oodScores };
   }
+}
+
+async function fetchBytes(url) {
+  const response = await fetch(url);
+  if (!response.ok) throw new Error(`the model cannot be fetched (${response.status})`);
+  return response.arrayBuffer();
 }
 
 function flip(pixels, size) {

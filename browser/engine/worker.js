@@ -3,8 +3,10 @@
 import { Detector } from "./detector.js";
 import { preprocess } from "./preprocess.js";
 
-const about = fetch(new URL("../model.json", import.meta.url)).then((response) => response.json());
-const detector = about.then((said) => Detector.load(said, new URL("../model.onnx", import.meta.url)));
+const beside = (name) => new URL(`../${name}`, import.meta.url);
+
+const about = fetch(beside("model.json")).then((response) => response.json());
+const detector = about.then(({ record }) => Detector.load(record, beside("model.onnx"), beside("model.safetensors")));
 detector.catch(() => {}); // whoever asks is told
 
 const ANSWERS = {
