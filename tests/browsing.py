@@ -19,7 +19,7 @@ class Visit:
         self.page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
         self.page.on("request", lambda request: self.hosts.add(request.url.partition("/v1")[0]))
         self.page.goto(server.url)
-        expect(self.page.get_by_role("table")).to_be_visible()
+        expect(self.page.get_by_role("table").first).to_be_visible()
 
     def choose(self, *pictures: tuple[str, bytes]) -> None:
         self.page.get_by_label("Choose pictures").set_input_files([payload(*picture) for picture in pictures])

@@ -79,7 +79,9 @@ def test_a_refusal_is_a_page_of_one_line(
 
 
 def post_form(page: Page, *pictures: bytes) -> None:
-    page.get_by_label("Pictures", exact=True).set_input_files([payload(f"{n}.jpg", data) for n, data in enumerate(pictures)])
+    page.get_by_label("Pictures", exact=True).set_input_files(
+        [payload(f"{n}.jpg", data) for n, data in enumerate(pictures)]
+    )
     page.get_by_role("button", name="Ask").click()
 
 

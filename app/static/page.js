@@ -104,7 +104,8 @@ find("#save").onclick = () => {
   const url = URL.createObjectURL(new Blob([csvOf(cards())], { type: "text/csv" }));
   Object.assign(document.createElement("a"), { href: url, download: "answers.csv" }).click();
   setTimeout(() => URL.revokeObjectURL(url), 60_000);
-  status.textContent = "The answers are saved as answers.csv";
+  const isWhole = find("#progress").hidden;
+  status.textContent = isWhole ? "The answers are saved as answers.csv" : "The answers so far are saved as answers.csv";
 };
 
 for (const part of document.querySelectorAll(".scripted")) part.hidden = false;

@@ -48,7 +48,6 @@ function showProgress() {
   area.hidden = !isWorthIt;
   [find("progress", area).max, find("progress", area).value] = [asked || 1, done];
   find("span", area).textContent = `${done} of ${asked} answers`;
-  find("#save").disabled = running > 0;
 }
 
 // A screen reader would hear only the last of many answers: of several pictures it is told how many of which there are.
