@@ -49,6 +49,7 @@ async function answered(question, file) {
 }
 
 export const engine = {
+  formats: "JPEG, PNG, GIF, WebP, AVIF or BMP",
   async about() {
     if (!worker) start(); // it loads the model meanwhile
     const { summary, limits, limit } = await meet();
