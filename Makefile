@@ -13,7 +13,7 @@ COMPARE = .venv/bin/dvc exp show --md --only-changed --sort-by accuracy --sort-o
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help ask demo compare restore publish leaderboard sweep release serve test test-all lint requirements lock docs format hooks clean
+.PHONY: help ask demo compare restore publish leaderboard sweep release serve test test-all lint requirements lock docs browser format hooks clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -75,8 +75,14 @@ lock: .venv/.run-time ## Check that dvc.lock belongs to the committed code, para
 		echo "error: dvc.lock is older than the code: run 'dvc repro' and commit it with metrics and plots" >&2; exit 1; fi; \
 		exit $$failed
 
-docs: .venv/.dev ## Build the documentation as a site: site/index.html
+docs: .venv/.dev ## Build the documentation as a site: site/index.html, with the page that answers in the browser where there is npm
 	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build
+	@if command -v npm > /dev/null; then .venv/bin/python -m tools.unpack && .venv/bin/python -m tools.browser site/browser; \
+		else echo "note: without npm the site lacks the page that answers in the browser"; fi
+
+browser: .venv/.run-time ## Build the page that answers in the browser itself, with npm: build/browser/index.html
+	@.venv/bin/python -m tools.unpack
+	@.venv/bin/python -m tools.browser
 
 format: .venv/.dev ## Rewrite the code in the project's style
 	.venv/bin/ruff check --fix
@@ -86,7 +92,7 @@ hooks: .venv/.dev ## Check every commit as `make lint` does (git hook)
 	.venv/bin/pre-commit install
 
 clean: ## Remove .venv, caches, rendered plots and pages; data, models and experiments stay
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache dvc_plots site
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache dvc_plots site build browser/node_modules
 	find . -name __pycache__ -not -path './.dvc/*' -prune -exec rm -rf {} +
 
 .venv/bin/python:

@@ -23,6 +23,7 @@ function post(path, file, model) {
 }
 
 export const engine = {
+  formats: "JPEG, PNG, GIF, WebP, AVIF, BMP or TIFF", // that it reads
   about: () => fetchJson("v1/models"), // -> {models, limits, limit}
   predict: (file, model) => post("v1/predict", file, model), // -> {model, model_sha256, predictions: [one], limit}
   explain: (file, model) => post("v1/explain", file, model), // -> {model, ..., prediction, occlusion_map, seen_region}

@@ -34,7 +34,7 @@ export const chosenModels = () => service.models.filter(({ name }) => find(`#cho
 function introduce(said) {
   service = said;
   const { max_bytes: bytes, max_pixels: pixels } = service.limits;
-  find("#limits").textContent = `JPEG, PNG, GIF, WebP, AVIF, BMP or TIFF, up to ${megabytes(bytes)} and ${Math.floor(pixels / 1e6)} megapixels each.`;
+  find("#limits").textContent = `${engine.formats}, up to ${megabytes(bytes)} and ${Math.floor(pixels / 1e6)} megapixels each.`;
   find("#choice div").replaceChildren(...service.models.map(checkbox));
   find("#choice").hidden = service.models.length < 2;
   find("#models").replaceChildren(...service.models.map(measurements));

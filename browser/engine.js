@@ -1,0 +1,67 @@
+// Who answers the page where no service does: a worker in this browser. The same functions as the service's engine.js.
+
+import { Retry } from "./retry.js";
+
+const FAILED = "the model could not be loaded: reload the page";
+
+let worker;
+const waiting = new Map();
+let last = 0;
+
+function start() {
+  worker = new Worker(new URL("../engine/worker.js", import.meta.url), { type: "module" });
+  worker.onmessage = ({ data: { id, answer, problem } }) => {
+    const { resolve, reject } = waiting.get(id);
+    waiting.delete(id);
+    if (problem) reject(new Error(problem));
+    else resolve(answer);
+  };
+  worker.onerror = () => {
+    for (const { reject } of waiting.values()) reject(new Retry(FAILED));
+    waiting.clear();
+    worker = undefined; // the next question starts another
+  };
+}
+
+export function ask(question, file) {
+  if (!worker) start();
+  last += 1;
+  return new Promise((resolve, reject) => {
+    waiting.set(last, { resolve, reject });
+    worker.postMessage({ id: last, question, file });
+  });
+}
+
+let met;
+
+function meet() {
+  met ??= fetch("model.json").then((response) => response.json()).catch(() => {
+    met = undefined;
+    throw new Retry("the page is not whole: reload it");
+  });
+  return met;
+}
+
+async function answered(question, file) {
+  const { summary: { name, model_sha256: sha256 }, limit } = await meet();
+  const { prediction, ...more } = await ask(question, file);
+  return { model: name, model_sha256: sha256, limit, ...more, prediction: { file: file.name || "pasted", error: null, ...prediction } };
+}
+
+export const engine = {
+  formats: "JPEG, PNG, GIF, WebP, AVIF or BMP",
+  async about() {
+    if (!worker) start(); // it loads the model meanwhile
+    const { summary, limits, limit } = await meet();
+    return { models: [summary], limits, limit };
+  },
+  async predict(file) {
+    const { prediction, ...rest } = await answered("predict", file);
+    return { ...rest, predictions: [prediction] };
+  },
+  explain: (file) => answered("explain", file),
+};
+
+if ("serviceWorker" in navigator && location.protocol !== "file:") {
+  navigator.serviceWorker.register("service-worker.js").catch(() => {}); // without it, it works while there is a network
+}

@@ -1,0 +1,44 @@
+// The worker in which pictures are decoded and scored, one after the other, so that the page stays awake.
+
+import { Detector } from "./detector.js";
+import { preprocess } from "./preprocess.js";
+
+const beside = (name) => new URL(`../${name}`, import.meta.url);
+
+const about = fetch(beside("model.json")).then((response) => response.json());
+const detector = about.then(({ record }) => Detector.load(record, beside("model.onnx"), beside("model.safetensors")));
+detector.catch(() => {}); // whoever asks is told
+
+const ANSWERS = {
+  async predict(one) {
+    return { prediction: await (await detector).predict(one) };
+  },
+  async explain(one) {
+    const opened = await detector;
+    const map = await opened.occlusionMap(one);
+    return { prediction: await opened.predict(one), occlusion_map: map.map((row) => row.map((value) => Number(value.toFixed(4)))), seen_region: one.region };
+  },
+  // what the network is shown: for tests
+  preprocess: ({ pixels, notes, region }) => ({ pixels, notes, seen_region: region }),
+};
+
+let last = Promise.resolve();
+
+// data: {id, question, file}. One question at a time: two large pictures would take the memory of both.
+onmessage = ({ data: { id, question, file } }) => {
+  last = last.then(async () => {
+    try {
+      const { record } = await about;
+      const one = await preprocess(new Uint8Array(await file.arrayBuffer()), record.input_size, record.fit);
+      postMessage({ id, answer: await ANSWERS[question](one) });
+    } catch (error) {
+      postMessage({ id, problem: problemOf(error) });
+    }
+  });
+};
+
+function problemOf(error) {
+  if (error instanceof RangeError || /memory/i.test(error.message)) return "not enough memory for this picture: save it as JPEG, or make it smaller";
+  if (error.name === "NotReadableError") return "the file cannot be read: it was changed or removed";
+  return error.message || String(error);
+}

@@ -1,0 +1,19 @@
+// Keeps the page and its model in this browser, so that it answers without a network from the second visit on.
+// tools/browser.py writes the two constants: all files of the page, and a version of all of them together.
+
+const FILES = [];
+const VERSION = "";
+
+addEventListener("install", (event) => {
+  event.waitUntil(caches.open(VERSION).then((cache) => cache.addAll(FILES.map((file) => new Request(file, { cache: "no-cache" })))).then(() => skipWaiting()));
+});
+
+addEventListener("activate", (event) => {
+  const prefix = VERSION.slice(0, VERSION.indexOf(":") + 1); // pages beside this one may keep something too
+  event.waitUntil(caches.keys().then((names) => Promise.all(names.filter((name) => name.startsWith(prefix) && name !== VERSION).map((name) => caches.delete(name)))).then(() => clients.claim()));
+});
+
+addEventListener("fetch", (event) => {
+  if (event.request.method !== "GET" || !event.request.url.startsWith(registration.scope)) return;
+  event.respondWith(caches.open(VERSION).then((cache) => cache.match(event.request, { ignoreSearch: true })).then((kept) => kept ?? fetch(event.request)));
+});

@@ -1,0 +1,171 @@
+"""Five hundred pictures of every format that browsers open, the same ones each time."""
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from PIL import Image, ImageCms
+
+from detector.colours import PRIMARIES, SRGB_CURVE, matrix_profile
+from tests.conftest import ROOT
+from tests.serving import png_by_hand
+
+# of a camera and of a printer's screen: wide colours, and greys of another curve
+WIDE = matrix_profile(PRIMARIES[12][1], SRGB_CURVE)
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+STEEP = matrix_profile(PRIMARIES[1][1], (0, 1.8))
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A file, and whether it is a PNG of 32 px, which must become the same input to the last bit."""
+
+    name: str
+    data: bytes
+    is_exact: bool = False
+
+
+@cache
+def small() -> list[np.ndarray]:
+    """Pictures of 32 px, of both classes and of other collections: uint8 (32, 32, 3)."""
+    found = []
+    for name in ("sample", "elsewhere"):
+        rows = pq.read_table(ROOT / f"data/{name}/test.parquet").to_pylist()
+        found += [row["image"]["bytes"] for row in rows[::8]]
+    return [np.asarray(Image.open(io.BytesIO(data)).convert("RGB").resize((32, 32))) for data in found]
+
+
+def picture(rng: np.random.Generator, width: int, height: int) -> Image.Image:
+    """A part of a photograph, enlarged or made smaller, with some noise."""
+    name = rng.choice(["astronaut.jpg", "cat.jpg", "coffee.jpg", "flower.jpg", "frog.png", "ship.png"])
+    with Image.open(ROOT / "app/static/examples" / name) as opened:
+        source = opened.convert("RGB")
+    left, top = (int(rng.integers(0, side // 3)) for side in source.size)
+    part = source.crop((left, top, source.width - left // 2, source.height - top // 2))
+    grown = np.asarray(part.resize((width, height), Image.Resampling.BICUBIC)).astype(np.int16)
+    noise = rng.normal(0, rng.uniform(0, 12), grown.shape)
+    return Image.fromarray((grown + noise).clip(0, 255).astype(np.uint8))
+
+
+def sides(rng: np.random.Generator, largest: int = 700) -> tuple[int, int]:
+    first, second = np.exp(rng.uniform(np.log(16), np.log(largest), 2))
+    return int(first), int(second if rng.random() < 0.7 else first)
+
+
+def saved(image: Image.Image, kind: str, **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def transparent(rng: np.random.Generator, image: Image.Image) -> Image.Image:
+    image = image.convert("RGBA")
+    ramp = np.linspace(0, 255, image.width).astype(np.uint8)[None].repeat(image.height, 0)
+    image.putalpha(Image.fromarray(ramp if rng.random() < 0.7 else (ramp > 90).astype(np.uint8) * 255))
+    return image
+
+
+def exif(rng: np.random.Generator) -> Image.Exif:
+    block = Image.Exif()
+    block[0x0112] = int(rng.integers(1, 9))
+    return block
+
+
+def exact_pngs(rng: np.random.Generator) -> Iterator[bytes]:
+    """PNGs of 32 px: most as CIFAKE's, and each other kind of pixel."""
+    for pixels in small()[:130]:
+        yield saved(Image.fromarray(pixels), "PNG", compress_level=int(rng.integers(0, 10)))
+    for pixels in small()[130:140]:
+        image = Image.fromarray(pixels)
+        for mode in ("1", "L", "LA", "P", "RGBA"):
+            yield saved((transparent(rng, image) if mode in ("LA", "RGBA") else image).convert(mode), "PNG")
+        yield saved(transparent(rng, image).quantize(30), "PNG")
+        yield saved(image.quantize(int(rng.integers(2, 17))), "PNG")
+        yield saved(image.convert("L"), "PNG", transparency=int(pixels[0, 0, 0]))
+        yield saved(image, "PNG", transparency=tuple(map(int, pixels[3, 3])))
+        yield saved(Image.fromarray(pixels[..., 0].astype(np.uint16) * 257 + 100), "PNG")
+        for kind, channels in ((2, 3), (4, 2), (6, 4)):
+            sixteen = rng.integers(0, 65536, (32, 32, channels)).astype(">u2")
+            sixteen[..., : min(3, channels)] = pixels[..., : min(3, channels)].astype(">u2") * 257
+            yield png_by_hand(32, 32, 16, b"".join(b"\0" + row.tobytes() for row in sixteen), kind)
+        yield saved(image, "PNG", icc_profile=WIDE)
+        yield saved(image, "PNG", icc_profile=SRGB, exif=exif(rng))
+
+
+def other_files(rng: np.random.Generator) -> Iterator[tuple[str, bytes]]:
+    for _ in range(20):
+        image = picture(rng, *sides(rng))
+        yield "png", saved(image if rng.random() < 0.5 else transparent(rng, image), "PNG")
+    for number in range(110):
+        # one in ten is so large that it is decoded at a half or a quarter of its size
+        image = picture(rng, *(sides(rng) if number % 10 else rng.integers(1025, 2300, 2).tolist()))
+        options: dict[str, Any] = {"quality": int(rng.integers(30, 99)), "progressive": bool(rng.random() < 0.3)}
+        options["subsampling"] = int(rng.integers(0, 3))
+        if rng.random() < 0.3:
+            options["exif"] = exif(rng)
+        if rng.random() < 0.2:
+            options["icc_profile"] = [WIDE, SRGB, STEEP][int(rng.integers(3))]
+        if rng.random() < 0.1:
+            options["restart_marker_blocks"] = 3
+        mode = "L" if number % 11 == 5 else "CMYK" if number % 11 == 7 else "RGB"
+        if mode != "RGB":
+            options.pop("icc_profile", None)
+        yield "jpg", saved(image.convert(mode), "JPEG", **options)
+    for number in range(40):
+        image = picture(rng, *sides(rng))
+        if number % 4 == 1:
+            image = transparent(rng, image)
+        how: dict[str, Any] = {"lossless": True} if number % 3 == 0 else {"quality": int(rng.integers(30, 95))}
+        if number % 9 == 4:
+            how |= {"save_all": True, "append_images": [picture(rng, *image.size)]}
+        if number % 9 == 5:
+            how |= {"exif": exif(rng), "icc_profile": WIDE}
+        yield "webp", saved(image, "WEBP", method=0, **how)
+    for number in range(36):
+        image = picture(rng, *sides(rng, 400))
+        if number % 4 == 1:
+            image = transparent(rng, image)
+        how = {"quality": int(rng.integers(40, 95)), "subsampling": ["4:2:0", "4:2:2", "4:4:4"][number % 3]}
+        if number % 6 == 4:
+            how |= {"exif": exif(rng)}
+        if number % 9 == 5:
+            how |= {"icc_profile": WIDE}
+        yield "avif", saved(image, "AVIF", speed=10, **how)
+    for number in range(28):
+        image = picture(rng, *sides(rng))
+        how = {"save_all": True, "append_images": [picture(rng, *image.size)]} if number % 5 == 2 else {}
+        if number % 5 == 3:
+            yield "gif", saved(transparent(rng, image).quantize(50), "GIF")
+        else:
+            yield "gif", saved(image.convert("L") if number % 5 == 4 else image.quantize(90), "GIF", **how)
+    for number in range(24):
+        yield "bmp", saved(picture(rng, *sides(rng)).convert(["RGB", "L", "1", "P"][number % 4]), "BMP")
+
+
+def damaged(rng: np.random.Generator) -> Iterator[tuple[str, bytes]]:
+    """What both must refuse, or answer with a warning."""
+    jpeg = saved(picture(rng, 120, 90), "JPEG", quality=90)
+    yield "jpg", jpeg[: len(jpeg) // 2]
+    yield "jpg", jpeg[:-400] + bytes(200) + jpeg[-200:]
+    yield "jpg", jpeg[:-2] + b"more than the pixels" + jpeg[-2:]
+    png = saved(picture(rng, 60, 60), "PNG", dpi=(72, 72))
+    yield "png", png[:-12]
+    yield "png", png[: len(png) // 2]
+    place = png.index(b"pHYs") + 5
+    yield "png", png[:place] + bytes([png[place] ^ 1]) + png[place + 1 :]
+    yield "png", png[:200] + bytes([png[200] ^ 1]) + png[201:]
+    yield "tif", saved(picture(rng, 40, 40), "TIFF")
+    yield "txt", b"no picture at all"
+    yield "jpg", b""
+
+
+def all_pictures() -> list[Picture]:
+    rng = np.random.default_rng(25)
+    pictures = [Picture(f"{number}.png", data, True) for number, data in enumerate(exact_pngs(rng))]
+    for kind, data in [*other_files(rng), *damaged(rng)]:
+        pictures.append(Picture(f"{len(pictures)}.{kind}", data))
+    return pictures

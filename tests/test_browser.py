@@ -1,0 +1,209 @@
+"""The page that answers in the browser itself, in a real one: it says what `python -m detector` says."""
+
+import base64
+import contextlib
+import functools
+import gzip
+import http.server
+import io
+import json
+import os
+import re
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from app.schemas import Models
+from detector import Detector
+from detector.errors import UserError
+from detector.preprocessed import Preprocessed
+from tests.browser_pictures import Picture, all_pictures, picture, saved
+from tests.conftest import ROOT, once
+from tools import browser as tool
+from tools import unpack
+
+pytestmark = pytest.mark.long
+
+# Asks the engine about files, given as [name, base64], and returns what it says or why it does not.
+ASK = """async ([question, files]) => {
+    const { ask } = await import("./static/engine.js");
+    const answers = [];
+    for (const [name, text] of files) {
+        const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+        answers.push(await ask(question, new File([bytes], name)).then(
+            (answer) => answer.pixels ? { ...answer, pixels: btoa(String.fromCharCode(...answer.pixels)) } : answer,
+            (error) => ({ problem: error.message })));
+    }
+    return answers;
+}"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the released models and the built page."""
+    if shutil.which("npm") is None and not os.environ.get("CI"):
+        pytest.skip("this needs npm: install Node.js")
+
+    def make(path: Path) -> None:
+        for name in ("released", "app", "browser", "LICENSE"):
+            (path / name).symlink_to(ROOT / name)
+        (path / "models").mkdir()
+        for tracker in (ROOT / "models").glob("*.dvc"):
+            shutil.copy(tracker, path / "models")
+        with contextlib.chdir(path), contextlib.redirect_stdout(io.StringIO()):
+            unpack.main()
+            tool.build(path / "page")
+
+    return once(tmp_path_factory, "browser", make)
+
+
+class Host(http.server.ThreadingHTTPServer):
+    """A static host on a free port of this machine."""
+
+    def __init__(self, folder: Path) -> None:
+        handler = type("Quiet", (http.server.SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
+        super().__init__(("127.0.0.1", 0), functools.partial(handler, directory=str(folder)))
+        self.url = f"http://127.0.0.1:{self.server_port}/"
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+
+@pytest.fixture(scope="module")
+def host(place: Path) -> Iterator[Host]:
+    with Host(place / "page") as running:
+        yield running
+        running.shutdown()
+
+
+@pytest.fixture
+def page(browser: Browser, host: Host) -> Iterator[Page]:
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    page = context.new_page()
+    page.goto(host.url)
+    yield page
+    context.close()
+
+
+@pytest.fixture(scope="module")
+def detector(place: Path) -> Detector:
+    return Detector.load(place / "models/resnet18")
+
+
+def ask(page: Page, question: str, pictures: list[Picture]) -> list[dict[str, Any]]:
+    files = [[one.name, base64.b64encode(one.data).decode()] for one in pictures]
+    answers = []
+    for start in range(0, len(files), 20):
+        answers += page.evaluate(ASK, [question, files[start : start + 20]])
+    return answers
+
+
+def predict_all(detector: Detector, pictures: list[Picture]) -> list[tuple[Preprocessed | UserError, Any]]:
+    """What Python says: each picture made ready, or why it cannot be read; and the prediction."""
+    read = detector.preprocess_all([one.data for one in pictures])
+    predictions = iter(detector.predict_batch([one for one in read if isinstance(one, Preprocessed)]))
+    return [(one, next(predictions) if isinstance(one, Preprocessed) else None) for one in read]
+
+
+# About 60 seconds of processor time, a third of it in Python.
+def test_five_hundred_pictures_get_the_answers_of_python(page: Page, detector: Detector) -> None:
+    pictures = all_pictures()
+    assert len(pictures) >= 500
+    exact = [one for one in pictures if one.is_exact]
+    inputs = dict(zip([one.name for one in exact], ask(page, "preprocess", exact), strict=True))
+    changes, wrong = [], []
+    for one, (read, expected), said in zip(
+        pictures, predict_all(detector, pictures), ask(page, "predict", pictures), strict=True
+    ):
+        if isinstance(read, UserError) or "problem" in said:
+            if one.name.endswith(".tif"):
+                assert said["problem"] == "a TIFF, which browsers do not open: save it as PNG or JPEG"
+            elif not isinstance(read, UserError) or "problem" not in said:
+                wrong.append((one.name, str(read), said))
+            continue
+        prediction = said["prediction"]
+        changes.append(abs(prediction["p_fake"] - expected.p_fake))
+        if prediction["notes"] != expected.notes or {prediction["verdict"], expected.verdict} == {"REAL", "FAKE"}:
+            wrong.append((one.name, expected, prediction))
+        if one.is_exact:
+            pixels = np.frombuffer(base64.b64decode(inputs[one.name]["pixels"]), np.uint8)
+            if not np.array_equal(pixels.reshape(read.pixels.shape), read.pixels):
+                wrong.append((one.name, "other pixels", inputs[one.name]["notes"]))
+    assert wrong == []
+    assert np.mean(np.array(changes) <= 0.02) >= 0.99, sorted(changes)[-10:]
+
+
+def test_the_occlusion_map_is_that_of_python(page: Page, detector: Detector) -> None:
+    pictures = [
+        Picture(name, (ROOT / "app/static/examples" / name).read_bytes()) for name in ("ship.png", "coffee.jpg")
+    ]
+    for one, said in zip(pictures, ask(page, "explain", pictures), strict=True):
+        expected = detector.explain(one.data)
+        assert np.abs(np.array(said["occlusion_map"]) - expected.occlusion_map).max() < 0.15
+        assert said["seen_region"] == list(expected.seen_region)
+        assert said["prediction"]["verdict"] == expected.prediction.verdict
+
+
+def test_a_picture_is_answered_without_a_network_after_the_first_visit(browser: Browser, place: Path) -> None:
+    context = browser.new_context()
+    page = context.new_page()
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    with Host(place / "page") as host:
+        page.goto(host.url)
+        page.evaluate("navigator.serviceWorker.ready.then(() => true)")
+        host.shutdown()
+    page.reload()
+    page.get_by_role("button", name="Ship").click()
+    expect(page.locator(".answer")).to_contain_text("FAKE", timeout=60_000)
+    page.get_by_role("button", name=re.compile("Show the evidence")).click()
+    expect(page.get_by_role("img", name=re.compile("with the evidence in it"))).to_be_visible(timeout=60_000)
+    assert errors == []
+    context.close()
+
+
+def test_nothing_is_asked_of_another_host_and_pictures_stay(page: Page, host: Host) -> None:
+    sent: list[str] = []
+    page.on("request", lambda request: sent.append(f"{request.method} {request.url}"))
+    page.get_by_label("Choose pictures").set_input_files(ROOT / "app/static/examples/cat.jpg")
+    expect(page.locator(".answer")).to_contain_text("REAL", timeout=60_000)
+    assert [one for one in sent if not one.startswith((f"GET {host.url}", f"GET blob:{host.url}"))] == []
+
+
+def test_memory_does_not_grow_with_the_number_of_pictures(browser: Browser, page: Page) -> None:
+    def megabytes() -> float:
+        """Of the largest of the browser's processes for pages."""
+        processes = browser.new_browser_cdp_session().send("SystemInfo.getProcessInfo")["processInfo"]
+        pages = [Path(f"/proc/{process['id']}/status") for process in processes if process["type"] == "renderer"]
+        found = [re.search(r"VmRSS:\s+(\d+)", path.read_text()) for path in pages]
+        return max(int(one[1]) for one in found if one) / 1000
+
+    rng = np.random.default_rng(0)
+    several = [Picture(f"{n}.jpg", saved(picture(rng, 900, 700), "JPEG")) for n in range(4)]
+    ask(page, "predict", several * 10)
+    before = megabytes()
+    ask(page, "predict", several * 25)
+    assert megabytes() - before < 60, "100 pictures of 2.5 MB"
+
+
+def test_the_first_visit_fetches_at_most_20_megabytes(place: Path) -> None:
+    """As GitHub Pages sends it: with gzip what is text, WebAssembly or JSON; the rest as it is."""
+    packed = {".html", ".js", ".mjs", ".json", ".css", ".svg", ".wasm", ".webmanifest", ".txt"}
+    files = [path for path in (place / "page").rglob("*") if path.is_file()]
+    sizes = [
+        len(gzip.compress(path.read_bytes(), 6)) if path.suffix in packed else path.stat().st_size for path in files
+    ]
+    assert sum(sizes) < 20e6
+    model = [path.stat().st_size for path in files if path.name in ("model.onnx", "model.safetensors")]
+    assert sum(model) <= 12e6
+
+
+def test_the_page_says_of_its_model_what_the_service_says(place: Path) -> None:
+    said = json.loads((place / "page/model.json").read_text())
+    Models.model_validate({name: said[name] for name in ("limits", "limit")} | {"models": [said["summary"]]})
+    assert set(said["summary"]) == set(Models.model_json_schema()["$defs"]["Model"]["properties"])
