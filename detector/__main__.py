@@ -46,7 +46,8 @@ EXAMPLES = f"""examples:
   python -m detector fetch --help               bring a model; nothing else downloads anything
 
 Exit status 1 when one of the pictures could not be read. Files in a folder that are no pictures, by suffix and
-content, are counted on stderr and change no status.
+content, are counted on stderr and change no status. In a clone, `make serve` answers on a page as well, and `make
+browser` builds that page without a service.
 {LIMIT}
 """
 MOST = 20  # drawings on one sheet; larger files may not open
