@@ -43,7 +43,7 @@ def test_claims_come_with_the_picture_and_change_nothing_else(pool: DecodingPool
 
 
 def test_what_a_file_may_say_is_bounded() -> None:
-    """Of texts that unpack to gigabytes, of JSON and XMP that are nested deep, of very many claims, and of long ones."""
+    """Of texts that unpack to gigabytes, of JSON and XMP nested deep, of very many claims, of long ones."""
     bombs = packed_text("parameters", bytes(2**26)), packed_text("prompt", b'{"a":' * 10**6)
     data = png(*bombs, text("Software", "x" * 10**6))
     tracemalloc.start()
