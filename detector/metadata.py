@@ -61,20 +61,20 @@ def xmp_texts(xmp: bytes) -> Iterator[tuple[str, bytes]]:
     path: list[str] = []
     texts: list[str] = []
 
-    def below_description() -> list[str]:
-        inner = path[1:] if path[:1] == [XMPMETA] else path
-        return inner[2:] if inner[:2] == DESCRIPTION else ["elsewhere", "deep"]
+    def depth() -> int | None:
+        """Below rdf:Description; None elsewhere."""
+        root = 1 if path[:1] == [XMPMETA] else 0
+        return len(path) - root - 2 if path[root : root + 2] == DESCRIPTION else None
 
     def begin(name: str, attributes: dict[str, str]) -> None:
         path.append(name)
-        below = below_description()
-        if not below:
+        if depth() == 0:
             found.extend((XMP_NAMES[key], value.encode()) for key, value in attributes.items() if key in XMP_NAMES)
-        elif len(below) == 1:
+        elif depth() == 1:
             texts[:] = [attributes.get(f"{RDF} resource", "")]
 
     def end(name: str) -> None:
-        if len(below_description()) == 1 and name in XMP_NAMES:
+        if depth() == 1 and name in XMP_NAMES:
             found.append((XMP_NAMES[name], "".join(texts).encode()))
         path.pop()
 

@@ -190,6 +190,18 @@ def jpeg_cases() -> Iterator[Case]:
     packet = xmp(elements=f"{elements}</Iptc4xmpExt:DigitalSourceType>")
     both = ("XMP CreatorTool", "software: GIMP & me"), ("XMP DigitalSourceType", GENERATIVE_SAID)
     yield case("jpeg xmp elements", jpeg(segment(0xE1, XAP + packet)), *both)
+    written = '<CreatorTool xmlns="http://ns.adobe.com/xap/1.0/">GI<!-- -->M&#x50;<![CDATA[ & me]]></CreatorTool>'
+    packet = xmp(elements=f'{written}<Iptc4xmpExt:DigitalSourceType rdf:resource="{GENERATIVE}"/>')
+    packet = b'<?xpacket begin="\xef\xbb\xbf"?>\n' + packet + b"\n" + b" " * 99 + b'\n<?xpacket end="w"?>'
+    yield case("jpeg xmp written otherwise", jpeg(segment(0xE1, XAP + packet)), *both)
+    for name, broken in (
+        ("unbound prefix", xmp('none:CreatorTool="GIMP"')),
+        ("unknown entity", xmp('xmp:CreatorTool="&nbsp;"')),
+        ("attribute twice", xmp('xmp:CreatorTool="GIMP" xmp:CreatorTool="GIMP"')),
+        ("text before it", xmp('xmp:CreatorTool="GIMP"', before="GIMP")),
+        ("other namespace", xmp('dc:CreatorTool="GIMP"')),
+    ):
+        yield case(f"jpeg xmp {name}", jpeg(segment(0xE1, XAP + broken)))
     inner = f'<xmpMM:Ingredients><rdf:Bag><rdf:li><rdf:Description Iptc4xmpExt:DigitalSourceType="{GENERATIVE}"/>'
     inner += "</rdf:li></rdf:Bag></xmpMM:Ingredients><xmpMM:History><xmp:CreatorTool>Midjourney</xmp:CreatorTool>"
     yield case("jpeg xmp of an ingredient", jpeg(segment(0xE1, XAP + xmp(elements=f"{inner}</xmpMM:History>"))))
@@ -221,6 +233,11 @@ def png_cases() -> Iterator[Case]:
         yield case(f"png international parameters {is_packed}", data, parameters)
     two = ("PNG prompt", NODES_SAID), ("PNG workflow", "made with ComfyUI")
     yield case("png comfyui", png(text("prompt", nodes), text("workflow", workflow)), *two)
+    order = {number: NODES["6"] | {"inputs": {"text": number}, "is_changed": [float("nan")]} for number in ("20", "3")}
+    said = "made with ComfyUI, prompt “20 / 3”"
+    yield case("png comfyui in its order", png(text("prompt", json.dumps(order))), ("PNG prompt", said))
+    yield case("png no json", png(text("prompt", '{"steps": 1,')), ("PNG prompt", 'prompt “{"steps": 1,”'))
+    yield case("png name of a person", png(text("Author", "toString"), text("Comment", "__proto__")))
     yield case("png prompt alone", png(text("prompt", "a cat")), ("PNG prompt", "prompt “a cat”"))
     data = png(text("Dream", '"a cat" -s 50 -W 512 -H 512 -C 7.5 -A k_lms -S 3'))
     yield case("png dream", data, ("PNG Dream", "made with InvokeAI, prompt “a cat”"))

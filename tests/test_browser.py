@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,14 +22,18 @@ from playwright.sync_api import Browser, Page, expect
 
 from app.schemas import Models
 from detector import Detector
+from detector.claims import read_claims
 from detector.errors import UserError
 from detector.preprocessed import Preprocessed
+from tests import claims
 from tests.browser_pictures import Picture, all_pictures, picture, saved
 from tests.conftest import ROOT, once
 from tools import browser as tool
 from tools import unpack
 
 pytestmark = pytest.mark.long
+
+UNREAD = "Content Credentials, not read in the browser: `python -m detector` reads and checks them with c2pa-python"
 
 # Asks the engine about files, given as [name, base64], and returns what it says or why it does not.
 ASK = """async ([question, files]) => {
@@ -146,6 +151,57 @@ def test_the_occlusion_map_is_that_of_python(page: Page, detector: Detector) -> 
         assert np.abs(np.array(said["occlusion_map"]) - expected.occlusion_map).max() < 0.15
         assert said["seen_region"] == list(expected.seen_region)
         assert said["prediction"]["verdict"] == expected.prediction.verdict
+
+
+# 10 seconds
+def test_a_file_says_of_itself_what_it_says_to_python(page: Page) -> None:
+    cases = [case for case in claims.CASES.values() if not case.name.startswith("tiff")]
+    wrong = []
+    for case, said in zip(cases, ask(page, "predict", [Picture(one.name, one.data) for one in cases]), strict=True):
+        expected = [vars(claim) for claim in case.claims]
+        for claim in expected:
+            claim["says"] = claim["says"].replace(claims.UNREAD, UNREAD)
+        if "problem" in said or said["prediction"]["claims"] != expected:
+            wrong.append((case.name, expected, said))
+    assert wrong == []
+
+
+# 20 seconds
+def test_what_a_file_may_say_takes_seconds_at_most(page: Page) -> None:
+    parts = {
+        "bomb": claims.packed_text("parameters", b"x" * 2**26),
+        "deep JSON": claims.text("prompt", '{"a":' * 200_000),
+        "quotes": claims.text("prompt", '{"' + '\\"' * 500_000),
+        "spaces": claims.text("Comment", " " * 10**6 + "x" + " " * 10**6),
+        "long": claims.text("Software", "x" * 2**21),
+    }
+    for name, elements in {
+        "deep XMP": "<a>" * 340_000,
+        "comments": "<a><!--" * 150_000,
+        "ampersands": "&" * 10**6,
+    }.items():
+        packet = claims.xmp('xmp:CreatorTool="GIMP"', elements=elements)
+        parts[name] = claims.chunk(b"iTXt", claims.XMP_KEYWORD + packet)
+    for name, part in parts.items():
+        data = claims.png(part)
+        begun = time.monotonic()
+        (said,) = ask(page, "predict", [Picture(name, data)])
+        assert time.monotonic() - begun < 20, f"{name}: what reads everything again and again takes minutes"
+        assert said["prediction"]["claims"] == [vars(claim) for claim in read_claims(data)], name
+
+
+def test_what_a_file_says_is_shown_beside_the_answer(page: Page, tmp_path: Path) -> None:
+    for name in ("png of nothing", "png parameters"):
+        (tmp_path / f"{name}.png").write_bytes(claims.CASES[name].data)
+        page.get_by_label("Choose pictures").set_input_files(tmp_path / f"{name}.png")
+    silent, speaking = (page.locator("li.answer").filter(has_text=name) for name in ("of nothing", "parameters.png"))
+    heading = speaking.get_by_role("heading", name="What the file says of itself")
+    expect(heading).to_be_visible(timeout=60_000)
+    expect(speaking.locator(".claims li")).to_have_text(
+        f"{claims.PARAMETERS_SAID} (PNG parameters; unsigned, anyone can write it)"
+    )
+    expect(silent.locator(".verdict")).to_have_text(re.compile("REAL|FAKE|UNSURE"), timeout=60_000)
+    expect(silent.locator(".claims")).to_be_hidden()
 
 
 def test_a_picture_is_answered_without_a_network_after_the_first_visit(browser: Browser, place: Path) -> None:

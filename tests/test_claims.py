@@ -1,6 +1,7 @@
 """What a picture's file says of itself: parsed from where it belongs, told apart from the answer, never believed."""
 
 import sys
+import time
 import tracemalloc
 from collections.abc import Iterator
 
@@ -9,7 +10,7 @@ import pytest
 from detector.claims import MOST, read_claims
 from detector.pool import DecodingPool
 from detector.preprocessed import Preprocessed
-from tests.claims import CASES, PARAMETERS, Case, packed_text, png, text
+from tests.claims import CASES, PARAMETERS, XMP_KEYWORD, Case, chunk, packed_text, png, text, xmp
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def test_claims_come_with_the_picture_and_change_nothing_else(pool: DecodingPool
 
 
 def test_what_a_file_may_say_is_bounded() -> None:
-    """Of texts that unpack to gigabytes, of JSON that is nested deep, of very many claims, and of long ones."""
+    """Of texts that unpack to gigabytes, of JSON and XMP nested deep, of very many claims, of long ones."""
     bombs = packed_text("parameters", bytes(2**26)), packed_text("prompt", b'{"a":' * 10**6)
     data = png(*bombs, text("Software", "x" * 10**6))
     tracemalloc.start()
@@ -52,6 +53,11 @@ def test_what_a_file_may_say_is_bounded() -> None:
     assert peak < 2**24
     assert [claim.source for claim in said] == ["PNG prompt", "PNG Software"]
     assert said[1].says == f"software: {'x' * 80}… (1,000,000 characters)"
+
+    begun = time.process_time()
+    nested = xmp('xmp:CreatorTool="GIMP"', elements="<a>" * 60_000)
+    assert [claim.says for claim in read_claims(png(chunk(b"iTXt", XMP_KEYWORD + nested)))] == ["software: GIMP"]
+    assert time.process_time() - begun < 2, "a decoding worker has five seconds"
 
     fields = "parameters prompt workflow Dream sd-metadata invokeai_metadata Software Description Comment Title".split()
     said = read_claims(png(*(text(field, f"{field}, made with ComfyUI\n{PARAMETERS}") for field in fields)))

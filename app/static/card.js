@@ -64,7 +64,7 @@ export class Card {
       line.prepend(element("strong", `${names(rows)}:`));
       return line;
     }));
-    const claims = answered.length ? prediction(answered[0]).claims ?? [] : []; // the file's, whichever model is asked; not every engine reads them
+    const claims = answered.length ? prediction(answered[0]).claims : []; // the file's, whichever model is asked
     find("ul", this.part(".claims")).replaceChildren(...claims.map((claim) => element("li", `${claim.says} (${claim.source}; ${trust(claim)})`)));
     this.part(".claims").hidden = !claims.length;
     this.part(".problem").hidden = !this.error;

@@ -15,7 +15,7 @@ function cells({ card, answer, error }) {
   if (!answer) return [];
   const prediction = answer.predictions[0];
   const outside = prediction.out_of_distribution ? "True" : "False"; // as Python writes it
-  const claims = (prediction.claims ?? []).map((claim) => `${claim.says} (${claim.source}; ${trust(claim)})`);
+  const claims = prediction.claims.map((claim) => `${claim.says} (${claim.source}; ${trust(claim)})`);
   return [{ ...prediction, file: card.name, out_of_distribution: outside, notes: prediction.notes.join("; "), claims: claims.join("; "), model_sha256: answer.model_sha256 }];
 }
 

@@ -20,27 +20,34 @@ export function formatOf(bytes) {
   return undefined;
 }
 
-// What is packed by zlib. kind: "deflate", of which all checks are made. Rejects where it is broken.
-export async function inflate(bytes, most = Infinity) {
-  const parts = [];
-  let size = 0;
-  for await (const part of readAll(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate")))) {
-    size += part.length;
-    if (size > most) throw new Error("more than it may unpack to");
-    parts.push(part);
-  }
-  const whole = new Uint8Array(size);
-  let place = 0;
-  for (const part of parts) {
-    whole.set(part, place);
-    place += part.length;
-  }
+export function joined(parts) {
+  const whole = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
+  parts.reduce((place, part) => (whole.set(part, place), place + part.length), 0);
   return whole;
 }
 
-async function* readAll(stream) { // not every browser iterates over a stream
-  const reader = stream.getReader();
-  for (let read = await reader.read(); !read.done; read = await reader.read()) yield read.value;
+// What is packed by zlib. Rejects where it is broken.
+export async function inflate(bytes, most = Infinity) {
+  const whole = await inflateBeginning(bytes, most + 1);
+  if (whole.length > most) throw new Error("more than it may unpack to");
+  return whole;
+}
+
+// The first bytes of what is packed by zlib. Rejects where it is broken before there are so many.
+export async function inflateBeginning(bytes, most) {
+  const reader = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate")).getReader();
+  const parts = [];
+  try { // not every browser iterates over a stream
+    for (let size = 0; size < most;) {
+      const { done, value } = await reader.read();
+      if (done) break;
+      parts.push(value);
+      size += value.length;
+    }
+  } finally {
+    reader.cancel().catch(() => {});
+  }
+  return joined(parts).subarray(0, most);
 }
 
 // The place of a text in bytes, from `start` and before `end`; -1 where it is not.

@@ -27,14 +27,15 @@ export class Detector {
     this.session = session;
   }
 
-  // one: {pixels, notes}, from preprocess.js. -> {verdict, p_fake, notes, out_of_distribution}.
-  async predict({ pixels, notes }) {
+  // one: {pixels, notes}, from preprocess.js, and {claims}, from claims.js. -> {verdict, p_fake, notes,
+  // out_of_distribution, claims}.
+  async predict({ pixels, notes, claims }) {
     const { temperature, out_of_distribution: { threshold }, flip_tta_margin: margin, abstention_band: [low, high] } = this.record;
     const { logits: [logit], oodScores: [oodScore] } = await this.score([pixels], margin);
     const p = 1 / (1 + Math.exp(-logit / temperature));
     const excess = oodScore / threshold;
     const far = excess > 1 ? [`out of distribution (far from the training images), ${times(excess)} times the threshold: ${OOD_LEVELS.find(([limit]) => excess <= limit)[1]}`] : [];
-    return { verdict: p < low ? "REAL" : p > high ? "FAKE" : "UNSURE", p_fake: p, notes: [...notes, ...far], out_of_distribution: excess > 1 };
+    return { verdict: p < low ? "REAL" : p > high ? "FAKE" : "UNSURE", p_fake: p, notes: [...notes, ...far], out_of_distribution: excess > 1, claims };
   }
 
   async occlusionMap({ pixels }) {

@@ -3,7 +3,7 @@
 // Each reader returns {width, height, mode, sixteen, animated, exif, xmp, icc, ...}. mode: what Pillow would call the
 // pixels. icc: the profile's bytes, null where it is broken, undefined without one. Orders of precedence are Pillow's.
 
-import { broken, find, latin1, viewOf } from "./bytes.js";
+import { broken, find, joined, latin1, viewOf } from "./bytes.js";
 import { readPng } from "./png.js";
 
 const MOST_SCANS = 100; // of a JPEG, as in detector/costs.py
@@ -62,12 +62,6 @@ function readJpeg(bytes) {
     header.icc = icc[0][13] === icc.length ? joined(icc.map((segment) => segment.subarray(14))) : null;
   }
   return header;
-}
-
-function joined(parts) {
-  const whole = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
-  parts.reduce((place, part) => (whole.set(part, place), place + part.length), 0);
-  return whole;
 }
 
 // A palette of greys, each at its own place, is no palette.

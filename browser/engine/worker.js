@@ -1,5 +1,6 @@
 // The worker in which pictures are decoded and scored, one after the other, so that the page stays awake.
 
+import { readClaims } from "./claims.js";
 import { Detector } from "./detector.js";
 import { preprocess } from "./preprocess.js";
 
@@ -29,8 +30,10 @@ onmessage = ({ data: { id, question, file } }) => {
   last = last.then(async () => {
     try {
       const { record } = await about;
-      const one = await preprocess(new Uint8Array(await file.arrayBuffer()), record.input_size, record.fit);
-      postMessage({ id, answer: await ANSWERS[question](one) });
+      const bytes = new Uint8Array(await file.arrayBuffer());
+      const one = await preprocess(bytes, record.input_size, record.fit);
+      const claims = await readClaims(bytes);
+      postMessage({ id, answer: await ANSWERS[question]({ ...one, claims }) });
     } catch (error) {
       postMessage({ id, problem: problemOf(error) });
     }
