@@ -306,6 +306,7 @@ def test_an_error_reaches_only_whose_picture_caused_it_and_a_cancelled_one_nobod
 
 def test_large_pictures_do_not_hold_up_the_service(server: Server) -> None:
     slow = threading.Thread(target=server.ask, args=(png(4900, 4900),))
+    begun = time.monotonic()
     slow.start()
     times = []
     while slow.is_alive():
@@ -314,7 +315,7 @@ def test_large_pictures_do_not_hold_up_the_service(server: Server) -> None:
         times.append(time.monotonic() - started)
     slow.join()
     assert len(times) >= 3
-    assert sorted(times)[len(times) // 2] < 0.2
+    assert sorted(times)[len(times) // 2] < (time.monotonic() - begun) / 3
 
 
 def test_answers_go_out_at_once(server: Server) -> None:

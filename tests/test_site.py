@@ -47,7 +47,8 @@ def test_the_search_is_in_sight_and_finds_a_term(site: Path, browser: Browser) -
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     page.goto((site / "index.html").as_uri())
     page.get_by_role("textbox", name="Search").fill("abstention band")
-    expect(page.locator(".md-search-result__link").first).to_contain_text("Abstention band", ignore_case=True)
+    found = page.locator(".md-search-result__link").first
+    expect(found).to_contain_text("Abstention band", ignore_case=True, timeout=30_000)  # once the index is read
     page.close()
 
 
