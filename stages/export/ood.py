@@ -46,9 +46,11 @@ class ExportGraph(nn.Module):
         with torch.inference_mode():
             parts = [self.logits_and_maps(torch.from_numpy(batch))[1:] for batch in reference]
         means, deviations = (torch.cat(part) for part in zip(*parts, strict=True))
-        self.register_buffer("least", 1e-3 * deviations.mean(0))  # of a single colour it is 0
+        # a deviation of 0 has no logarithm: that of a single colour, and of a channel that weight decay has silenced
+        self.register_buffer("least", (1e-3 * deviations.mean(0)).clamp(min=1e-6))
         features = torch.cat([means, (deviations + self.least).log()], 1).numpy().astype(np.float64)
         center, scale = features.mean(0), features.std(0) + 1e-12
+        scale[scale < 1e-6] = 1  # what never varies, but for rounding
         values, vectors = np.linalg.eigh(ledoit_wolf((features - center) / scale)[0])
         whitening = vectors / np.sqrt(values * len(center))
         for name, array in (("center", center), ("scale", scale)):
