@@ -177,6 +177,19 @@ def test_weights_that_sixteen_bits_cannot_hold_are_refused(here: Path) -> None:
     assert (here / "models/exported/model.onnx").read_bytes() == before
 
 
+def test_a_channel_that_is_always_silent_is_no_matter(here: Path) -> None:
+    path = here / "metrics/export.json"
+    before = json.loads(path.read_text())
+    network, record = load_model("models/trained")
+    stem = next(module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d))
+    with torch.no_grad():  # as weight decay does
+        stem.weight[0] = stem.bias[0] = 0
+    save_model("models/trained", network, record)
+    main()
+    after = json.loads(path.read_text())
+    assert [kind for kind in before if kind.startswith("ood_") and abs(after[kind] - before[kind]) > 0.2] == []
+
+
 def test_a_model_of_other_data_is_told(here: Path) -> None:
     path = here / "models/trained/model.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"data_digest": "0"}))
