@@ -22,7 +22,9 @@ EXAMPLES = [str(ROOT / f"app/static/examples/{name}") for name in ("ship.png", "
 
 
 def test_the_ranges_of_the_package_hold_the_versions_that_are_tested() -> None:
-    locks = "".join((ROOT / name).read_text() for name in ("requirements-api.txt", "requirements.txt", "requirements-dev.txt"))
+    locks = "".join(
+        (ROOT / name).read_text() for name in ("requirements-api.txt", "requirements.txt", "requirements-dev.txt")
+    )
     pins = dict(re.findall(r"^([\w-]+)==([\d.]+)", locks, re.MULTILINE))
     extras = PROJECT["optional-dependencies"]
     ranges = {
