@@ -60,7 +60,7 @@ def test_the_readme_says_of_speed_what_was_measured() -> None:
     assert f"| `Detector.predict` | {asking} |" in results["ask"]
     (requests,) = re.findall(r"the service \[([\d.]+) times the requests\]", prose)
     assert f"| {requests} times as many |" in results["load"].splitlines()[-1]
-    quick = r"`quick` has ([\d.]+) % on validation after (\d+) seconds; .* has ([\d.]+) % after ([\d.]+) times as long"
+    quick = r"`quick` has ([\d.]+) % on validation after (\d+) seconds; .* ([\d.]+) % after \[([\d.]+) times as long\]"
     ours, seconds, theirs, times = re.search(quick, prose).groups()  # type: ignore[union-attr]
     rows = [[cell.strip() for cell in row.split("|")] for row in results["trainers"].splitlines()]
     (row,) = (row for row in rows if row[-4:-3] == [f"more than {times} times as fast"])
