@@ -180,6 +180,7 @@ def wrong(mine: Project, **entry: Any) -> str:
     return the_error(mine.stage("prepare", ok=False))
 
 
+@pytest.mark.long
 def test_what_an_entry_cannot_say_ends_in_one_line(mine: Project) -> None:
     fill(mine, 3)
     assert "did you mean image_size?" in wrong(mine, image_sice=64)

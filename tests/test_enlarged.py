@@ -119,6 +119,7 @@ def test_a_size_that_does_not_fit_the_data_or_the_network_is_told_in_one_line() 
     assert "models.tiny.args must be for 128 px" in str(told.value)
 
 
+@pytest.mark.long
 def test_images_of_64_px_are_trained_on_enlarged_evaluated_explained_and_exported(
     project: Project, train_here: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

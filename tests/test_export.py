@@ -36,7 +36,14 @@ def images(prepared: Path) -> np.ndarray:
     return load_split(prepared / "data/train").images[:1000]
 
 
-@pytest.mark.parametrize("name", ["small_resnet", pytest.param("resnet18", marks=pytest.mark.slow), "vit_tiny"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "small_resnet",
+        pytest.param("resnet18", marks=pytest.mark.slow),
+        pytest.param("vit_tiny", marks=pytest.mark.long),
+    ],
+)
 def test_every_model_of_params_is_asked_without_torch(name: str, images: np.ndarray, tmp_path: Path) -> None:
     torch.manual_seed(0)
     spec = MODELS[name]

@@ -109,7 +109,7 @@ def test_with_a_gpu_pytorch_comes_with_cuda(python: Path, index: str, tmp_path: 
     assert got.said == "installing PyTorch with CUDA for the GPU here, 2.9 GB to download, 5.2 GB on disk"
 
 
-@pytest.mark.parametrize("state", ["silent", "closed", "old"])
+@pytest.mark.parametrize("state", [pytest.param("silent", marks=pytest.mark.long), "closed", "old"])
 def test_an_index_without_an_answer_is_given_up_in_one_line(python: Path, index: str, state: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, never says anything
         address = {"silent": f"http://127.0.0.1:{silent.getsockname()[1]}", "closed": "http://127.0.0.1:9/"}

@@ -80,6 +80,7 @@ def children(pid: int) -> list[int]:
         return []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("changes", [{"timm": "resnet50", "stem": None}, {"input_size": 224}])
 def test_out_of_memory_is_one_line(project: Project, changes: dict[str, Any]) -> None:
     project.set(models__tiny=TINY | {"batch_size": 2100} | changes)

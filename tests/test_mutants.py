@@ -63,6 +63,7 @@ def test_the_closest_tests_are_those_that_import_a_module_or_run_it(monkeypatch:
     assert {"stages/model.py", "detector/images.py"} <= set(modules())
 
 
+@pytest.mark.long
 def test_survivors_are_named_and_a_second_run_knows_them(
     repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

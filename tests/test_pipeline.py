@@ -48,6 +48,7 @@ def test_the_pipeline_writes_all_its_outputs_and_then_has_nothing_to_do(pipeline
     assert not [name for name in outputs if name.endswith((".safetensors", ".onnx")) or "test_scores" in name]
 
 
+@pytest.mark.long
 def test_an_experiment_stands_beside_the_committed_run(pipeline: Path, tmp_path: Path) -> None:
     project = Project(shutil.copytree(pipeline, tmp_path / "project"))
     vit = {"timm": "test_vit", "args": {"img_size": 32, "patch_size": 8}, "stem": None, "epochs": 1}

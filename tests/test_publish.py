@@ -5,6 +5,8 @@ import json
 import shutil
 from typing import Any
 
+import pytest
+
 from tests.conftest import ROOT, Project, the_error
 from tools.leaderboard import END, START
 
@@ -41,6 +43,7 @@ def test_an_experiment_is_published_without_applying_it(here: Project) -> None:
     assert "there is no experiment yours" in the_error(here.tool("publish", "yours", ok=False))
 
 
+@pytest.mark.long
 def test_what_no_commit_stands_for_is_not_published(here: Project) -> None:
     def refused(*arguments: str) -> str:
         said = the_error(here.tool("publish", *arguments, ok=False))
@@ -69,6 +72,7 @@ def test_what_no_commit_stands_for_is_not_published(here: Project) -> None:
     here.tool("publish")
 
 
+@pytest.mark.long
 def test_a_record_is_not_overwritten_by_another_run_nor_written_twice(here: Project) -> None:
     here.tool("publish")
     here.tool("publish")  # the same run again

@@ -120,6 +120,7 @@ def wait_for(condition: Callable[[], Any], seconds: float = 200) -> Any:
     return found
 
 
+@pytest.mark.long
 def test_six_queued_runs_share_two_gpus_never_two_on_one(repository: Repository) -> None:
     """Three at once, so that one must wait, and one is killed while it has its GPU."""
     (repository.notes / "fault-1").write_text("killed once")

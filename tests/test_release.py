@@ -15,6 +15,7 @@ from detector.files import file_sha256
 from tests.conftest import Project, the_error
 
 
+@pytest.mark.long
 def test_a_released_model_comes_to_a_fresh_clone_with_one_command(here: Project, tmp_path: Path) -> None:
     said = here.tool("release", "tiny").stdout
     assert "git add released models/.gitignore detector/released.json models/tiny.dvc && git commit" in said

@@ -61,6 +61,7 @@ def test_what_is_pushed_here_is_pulled_elsewhere(server: Server, tmp_path: Path)
     assert contents(there) == contents(here)
 
 
+@pytest.mark.long
 def test_bytes_that_changed_on_the_way_do_not_arrive(server: Server, tmp_path: Path) -> None:
     here = repository(tmp_path / "here", {f"data/{number}.bin": 100_000 for number in range(4)})
     use(here, server)

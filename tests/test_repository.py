@@ -143,6 +143,7 @@ def test_make_restore_takes_back_what_an_experiment_left(pipeline: Path, tmp_pat
     assert project.weights() == Project(pipeline).weights()
 
 
+@pytest.mark.long
 def test_an_experiment_is_taken_over_in_a_clone_that_lacks_a_released_model(clone: Project) -> None:
     (clone.path / ".venv").symlink_to(BIN.parent)
     clone.run("make", "INSTALL=:", ".venv/.run-time")
@@ -185,6 +186,7 @@ def test_make_ask_answers_about_a_picture_without_dvc(clone: Project) -> None:
     assert not (clone.path / "models/vit_tiny").exists()
 
 
+@pytest.mark.long
 def test_the_notebook_shows_answers_and_an_explanation_of_a_released_model(clone: Project) -> None:
     clone.tool("unpack")
     notebook = nbformat.read(clone.path / "notebooks/predict.ipynb", as_version=4)

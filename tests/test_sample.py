@@ -113,6 +113,7 @@ def test_datasets_reads_images_and_class_names(tmp_path: Path) -> None:
     assert sample.num_rows == {name: 2 * count for name, count in PER_CLASS.items()}
 
 
+@pytest.mark.long
 def test_what_make_demo_trains_is_right_on_more_than_90_percent_of_the_test_split(
     project: Project, train_here: Callable[[], str]
 ) -> None:

@@ -115,6 +115,7 @@ def test_the_same_commit_and_params_give_the_same_bytes(
     assert project.weights() != undisturbed.weights()
 
 
+@pytest.mark.long
 def test_several_threads_give_the_same_bytes_too(project: Project) -> None:
     """What one thread computes cannot depend on which of them is first."""
     project.env["OMP_NUM_THREADS"] = "2"
@@ -207,6 +208,7 @@ def test_a_mistake_gets_one_line_and_earlier_outputs_stay(
     assert undisturbed.outputs() == before
 
 
+@pytest.mark.long
 def test_without_a_network_pretrained_weights_are_refused_in_one_line(project: Project) -> None:
     project.set(models__tiny__pretrained=True)
     project.env |= {"HTTPS_PROXY": "http://127.0.0.1:9", "HF_HOME": str(project.path / "empty")}
