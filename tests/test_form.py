@@ -8,9 +8,12 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from detector import Detector
+from detector.limit import CLOSER
+from detector.preprocessed import SAYS_LITTLE
 from tests.browsing import payload
 from tests.claims import png
 from tests.claims import text as text_chunk
+from tests.conftest import ROOT
 from tests.serving import BOUNDARY, Server, body, files, make_model, sample
 
 JPEGS = sample(4)
@@ -119,3 +122,8 @@ def test_a_form_on_a_strangers_page_is_refused(browser: Browser, server: Server)
     post_form(page, JPEGS[0])
     expect(page.get_by_text("403 Forbidden: a page of http://stranger.example may not ask")).to_be_visible()
     context.close()
+
+
+def test_the_page_with_scripts_says_the_same_words() -> None:
+    words = (ROOT / "app/static/words.js").read_text()
+    assert [said for said in (SAYS_LITTLE, *CLOSER.values()) if said.replace("{", "${") not in words] == []
