@@ -1,4 +1,4 @@
-"""What DVC adds to the scripts: `dvc repro`, `dvc exp run`, and queues of 1 and of 20 runs, beside the scripts alone.
+"""What DVC adds to the scripts: `dvc repro`, `dvc exp run`, and queues of 1 and of 10 runs, beside the scripts alone.
 
     python -m benchmarks.dvc_overhead > benchmarks/results/dvc_overhead.md
 
@@ -36,7 +36,7 @@ START_SECONDS = 30.0  # until a worker that was started must be seen
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=20, help="in the longer queue (default: %(default)s)")
+    parser.add_argument("--runs", type=int, default=10, help="in the longer queue (default: %(default)s)")
     parser.add_argument("--turns", type=int, default=3, help="of all but the queues (default: %(default)s)")
     arguments = parser.parse_args()
     load_params()  # says so when this is not the root of the repository
