@@ -278,7 +278,9 @@ def imported_by(file: str) -> set[str]:
     ]:
         names |= {program, f"{program}.__main__"}
     paths = {name.replace(".", "/") for name in names if name.startswith(FOLDERS)}
-    return {path for name in paths for path in (f"{name}.py", f"{name}/__init__.py") if Path(path).exists()} - {file}
+    found = {path for name in paths for path in (f"{name}.py", f"{name}/__init__.py") if Path(path).exists()}
+    beside = {str(Path(file).with_name(name)) for name in re.findall(r'with_name\("(\w+\.py)"\)', text)}  # a program
+    return (found | beside) - {file}
 
 
 if __name__ == "__main__":

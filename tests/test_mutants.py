@@ -60,7 +60,9 @@ def test_the_closest_tests_are_those_that_import_a_module_or_run_it(monkeypatch:
     assert closest_tests("detector/colours.py") == ["tests/test_colours.py"]
     assert closest_tests("stages/prepare/packing.py")[0] == "tests/test_prepare.py"
     assert "stages/external/__main__.py" in imported_by("tests/test_external.py")
-    assert {"stages/model.py", "detector/images.py"} <= set(modules())
+    assert "tests/test_pool.py" in closest_tests("detector/worker.py"), "detector/pool.py starts it as a program"
+    changed = [module for module in modules() if any(True for _ in mutants_of(module))]
+    assert {"stages/model.py", "detector/images.py"} <= {module for module in changed if closest_tests(module)}
 
 
 @pytest.mark.long
