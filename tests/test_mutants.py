@@ -82,3 +82,14 @@ def test_survivors_are_named_and_a_second_run_knows_them(
     assert notes.read_text() == known
     again = capsys.readouterr().out
     assert again.partition("| Kind")[2] == first.partition("| Kind")[2], "but for the minutes it says the same"
+
+
+@pytest.mark.long
+def test_a_module_whose_tests_do_not_run_has_only_survivors(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (repository / "pytest.ini").write_text("[pytest]\naddopts = -k nothing_of_this_name\n")
+    Project(repository).commit("no test runs")
+    monkeypatch.setattr("sys.argv", ["mutants", "--count", "2"])
+    main()
+    assert "| all | 2 | 0 (0%) |" in capsys.readouterr().out
