@@ -147,7 +147,7 @@ def git(place: Path, *words: str) -> str:
 def run_tests(place: Path, files: list[str], limit: float) -> tuple[int, float]:
     """Return pytest's exit status, 124 where the tests took longer than the limit in seconds, and the seconds."""
     begun = time.monotonic()
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *files]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", "not slow", *files]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     process = subprocess.Popen(
         command,

@@ -20,6 +20,7 @@ from PIL import Image
 from detector import Detector
 from detector.__main__ import main
 from detector.adapt import adapt
+from detector.adapt_report import report
 from detector.errors import UserError
 from detector.features import GRAPH, write_extractor
 from detector.fitting import auroc_interval
@@ -27,6 +28,7 @@ from detector.head import Head
 from detector.record import ExportedRecord
 from detector.session import open_session, score
 from tests.conftest import ROOT
+from tests.models import exported
 from tests.serving import Server
 from tools import unpack
 from tools.features import graph_bytes
@@ -168,6 +170,18 @@ def test_shell_http_and_python_answer_alike(
     assert explanation.occlusion_map.shape == (8, 8)
     assert np.abs(explanation.occlusion_map).max() > 0
     assert explanation.prediction.p_fake == pytest.approx(expected[1].p_fake, abs=1e-4)
+
+
+def test_the_report_says_where_no_answer_can_be_promised() -> None:
+    row = {"pictures": 40, "accuracy": 0.8, "accuracy_interval": (0.7, 0.9), "auroc": 0.9, "auroc_interval": (0.8, 1.0)}
+    adaptation = {"base": "resnet18", "base_sha256": "0" * 64, "real_folder": "real", "fake_folder": "fake"}
+    adaptation |= {"real": 20, "fake": 20, "groups": 40, "selective_accuracy": 0.95, "cross_validation": (row,)}
+    adaptation |= {"gain": 0.02, "gain_error": 0.03}
+    unsure, sure = (
+        report(exported(adapted=adaptation, abstention_band=band))[-1] for band in ((0.0, 1.0), (0.25, 0.75))
+    )
+    assert unsure.startswith("Every answer will be UNSURE: 95 % right answers cannot be promised")
+    assert sure == "UNSURE is answered for P(FAKE) from 0.25 to 0.75; outside, 95 % right answers can be promised."
 
 
 def test_other_kinds_of_pictures_are_out_of_distribution(adapted: Adapted) -> None:

@@ -30,7 +30,7 @@ from detector.images import decode
 from detector.labels import probability
 from detector.limit import LIMIT
 from detector.pictures import preprocess
-from detector.record import ExportedRecord, Fit
+from detector.record import ExportedRecord, Fit, ModelRecord
 from detector.session import score
 from stages.export.__main__ import write_model
 from stages.model import build, load_model, predict_logits
@@ -114,6 +114,11 @@ def notes_if_seen_as(weighing: Detector, picture: Any, expected: np.ndarray, tol
     assert seen.p_fake == pytest.approx(wanted.p_fake, abs=tolerance)
     assert wanted.notes == []
     return "; ".join(seen.notes)
+
+
+def test_a_record_that_would_not_be_valid_is_refused_before_it_is_written() -> None:
+    with pytest.raises(UserError, match=r"^the record would not be valid: .*threshold"):
+        ModelRecord.make(**TRAINED | {"threshold": float("nan")})
 
 
 def test_answers_on_jpegs_of_the_input_size_are_those_of_the_network(jpegs: list[bytes], folder: Path) -> None:
