@@ -174,7 +174,12 @@ def test_shell_http_and_python_answer_alike(
 
 def test_the_report_says_where_no_answer_can_be_promised() -> None:
     row = {"pictures": 40, "accuracy": 0.8, "accuracy_interval": (0.7, 0.9), "auroc": 0.9, "auroc_interval": (0.8, 1.0)}
-    adaptation = {"base": "resnet18", "base_sha256": "0" * 64, "real_folder": "real", "fake_folder": "fake"}
+    adaptation: dict[str, Any] = {
+        "base": "resnet18",
+        "base_sha256": "0" * 64,
+        "real_folder": "real",
+        "fake_folder": "fake",
+    }
     adaptation |= {"real": 20, "fake": 20, "groups": 40, "selective_accuracy": 0.95, "cross_validation": (row,)}
     adaptation |= {"gain": 0.02, "gain_error": 0.03}
     unsure, sure = (
