@@ -112,7 +112,8 @@ def main() -> None:
                 list(tqdm(pool.map(work, items), total=len(items), unit="run", disable=None))
         finally:
             pool.shutdown(cancel_futures=True)  # after Ctrl-C only the tests that run are waited for
-    print(f"# Mutants\n\nCommit {commit[:10]}, seed {arguments.seed}; {(time.monotonic() - begun) / 60:.0f} minutes.\n")
+    minutes = (time.monotonic() - begun) / 60
+    print(f"# Mutants\n\nCommit {commit[:10]}, seed {arguments.seed}; {minutes:.0f} minutes since the last start.\n")
     report(drawn, notes.known, tests)
 
 

@@ -81,10 +81,10 @@ class Worker:
         try:
             length = int.from_bytes(self._read(4))
             said = json.loads(self._read(min(length, LONGEST)))
-            self.unanswered -= 1
             if "fault" in said:
                 raise RuntimeError(f"a decoding worker failed: {said['fault']}")
             if "error" in said:
+                self.unanswered -= 1
                 return (TooManyPixelsError if said["too_large"] else UserError)(str(said["error"]))
             pixels = self._pixels(size, size)
             left, top, right, bottom = map(float, said["seen_region"])
@@ -95,6 +95,7 @@ class Worker:
                 if not (0 < height <= thumbnail and 0 < width <= thumbnail):
                     raise ValueError
                 shown = self._pixels(height, width)
+            self.unanswered -= 1  # not before: after Ctrl-C within an answer, the next would begin with its rest
             return Preprocessed(pixels, notes, (left, top, right, bottom), claims, shown)
         except TimeoutError:
             self.end()

@@ -194,6 +194,23 @@ def test_threads_share_a_pool(decoders: DecodingPool) -> None:
         assert all(threads.map(ask, range(20)))
 
 
+def test_after_an_interrupt_the_next_pictures_get_their_own_answers(decoders: DecodingPool) -> None:
+    """Ctrl-C in a notebook, while pictures are decoded."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 1.0)
+        with pytest.raises(KeyboardInterrupt):
+            decoders.preprocess([GOOD[0], LONG[1]] * 30, 32)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    asked = [GOOD[number % len(GOOD)] for number in range(1, 40)]
+    assert all(map(equal, decoders.preprocess(asked, 32), asked))
+
+
 def test_a_closed_pool_answers_no_more(decoders: DecodingPool) -> None:
     with ThreadPoolExecutor(3) as threads:
         asked = [threads.submit(decoders.preprocess, [LONG[1]] * 50, 32) for _ in range(3)]
