@@ -206,6 +206,7 @@ def test_after_an_interrupt_the_next_pictures_get_their_own_answers(decoders: De
         with pytest.raises(KeyboardInterrupt):
             decoders.preprocess([GOOD[0], LONG[1]] * 30, 32)
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     asked = [GOOD[number % len(GOOD)] for number in range(1, 40)]
     assert all(map(equal, decoders.preprocess(asked, 32), asked))
