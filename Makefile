@@ -43,8 +43,8 @@ leaderboard: .venv/.run-time ## Write README.md's table and docs/leaderboard.md 
 sweep: .venv/.run-time ## Queue a grid of experiments, run it, retry what failed: make sweep JOBS=2 GRID="-S model=resnet18,vit_tiny"
 	.venv/bin/python -m tools.sweep $(if $(JOBS),--jobs $(JOBS)) $(GRID)
 
-release: .venv/.run-time ## Release the work tree's model to every clone: make release MODEL=resnet18
-	@.venv/bin/python -m tools.release $(MODEL)
+release: .venv/.run-time ## Release a model to every clone: make release MODEL=resnet18 EXP=NAME, or without EXP the work tree's
+	@.venv/bin/python -m tools.release $(MODEL) $(EXP)
 
 ask: .venv/.ask ## Ask the released model about pictures, without torch and DVC: make ask PICTURES="photo.jpg folder"
 	@.venv/bin/python -m tools.unpack

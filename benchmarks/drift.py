@@ -25,7 +25,7 @@ from detector.two_sample import Rows, TwoSampleTest, concatenate
 from stages.data import OBJECT_CLASSES, Split, load_split
 from stages.device import device_name
 from stages.evaluate.corruptions import corruption
-from stages.metrics import wilson_interval
+from stages.intervals import wilson_interval
 from stages.params import load_params
 
 SIZES = (50, 200, 1000)

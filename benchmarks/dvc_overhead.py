@@ -27,7 +27,7 @@ from stages.device import claim, device_name
 from stages.params import load_params
 from tools.sweep import living
 
-SCRIPTS = ["fingerprint", "prepare", "train", "evaluate", "export", "external"]  # the stages of dvc.yaml
+SCRIPTS = ["fingerprint", "prepare", "train", "evaluate", "export", "external", "card"]  # the stages of dvc.yaml
 RUN = SCRIPTS[SCRIPTS.index("train") :]  # what another seed makes DVC run: the other stages have not changed
 MODEL = "small_resnet"
 POLL_SECONDS = 0.2

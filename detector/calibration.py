@@ -1,7 +1,7 @@
 """What is chosen on validation, once, and travels in model.json: temperature, threshold, abstention band.
 
-Training chooses them on the validation split, `python -m detector adapt` by cross-validation. It needs scipy, which
-asking does without.
+Training chooses them on the validation split; `python -m detector adapt` chooses temperature and band by
+cross-validation. It needs scipy, which asking does without.
 
 Throughout, `logits` are the network's logits of FAKE, shape (N); `p_fake` are probabilities of FAKE, float64 (N);
 `is_fake` is bool (N).
@@ -57,7 +57,8 @@ def choose_threshold(p_fake: Array, is_fake: Mask) -> float:
 
 
 def choose_abstention_band(p_fake: Array, is_fake: Mask, selective_accuracy: float) -> tuple[float, float]:
-    """Return (low, high), the ends of the abstention band: p_fake < low is counts REAL, p_fake > high FAKE.
+    """Return (low, high), the ends of the abstention band: p_fake < low counts as REAL, p_fake
+    > high as FAKE.
 
     The band is the narrowest around 0.5 outside of which `selective_accuracy`, the share of the answers that are right,
     is reached with 95 % confidence. Bands are tried from a wide one on, each with an exact binomial test, and the first

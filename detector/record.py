@@ -41,7 +41,8 @@ class Strict(BaseModel):
 
 
 class Validation(Strict):
-    """What the best epoch is worth on the validation split, before temperature and threshold."""
+    """What the best epoch is worth on the validation split, with flip test-time augmentation, before temperature and
+    threshold."""
 
     loss: Annotated[float, Field(ge=0)]
     accuracy: Share
@@ -68,7 +69,7 @@ class ModelRecord(Strict):
     enlarged_size: Pixels | None = None  # that the model enlarges them to before its network; None: it does not
     fit: Fit = "stretch"  # of pictures of another size
     reencode: Annotated[int, Field(ge=1, le=95)] | None = None  # JPEG quality at which each input is encoded, if any
-    mean: tuple[Share, Share, Share]  # of the training images, red, green and blue, on the scale of 0 to 1
+    mean: tuple[Share, Share, Share]  # of the training images, or what pretrained weights want: RGB, 0 to 1
     std: tuple[Positive, Positive, Positive]
     classes: tuple[Literal["FAKE"], Literal["REAL"]]  # the names of the labels 0 and 1
     data_digest: str  # of the training images

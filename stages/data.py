@@ -52,7 +52,7 @@ class MappedImages:
 
     def _gather(self, rows: np.ndarray) -> np.ndarray:
         if len(rows) and not -len(self) <= rows.min() <= rows.max() < len(self):
-            raise IndexError(f"no image {rows.max()} among {len(self)}")
+            raise IndexError(f"no image {rows.min()} or {rows.max()} among {len(self)}")
         rows = rows % max(1, len(self))
         images = np.empty((len(rows), *self.shape[1:]), np.uint8)
         numbers = rows // self._rows

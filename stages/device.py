@@ -95,7 +95,9 @@ def device_name() -> str:
         cpus = Path("/proc/cpuinfo").read_text()
         if model := re.search(r"^model name\s*: (.+)$", cpus, re.MULTILINE):
             name = model[1]
-    return f"{name}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+    threads = torch.get_num_threads()
+    capability = "AMX" if torch.cpu._is_amx_tile_supported() else torch.backends.cpu.get_cpu_capability()
+    return f"{name}, {threads} thread{'s' if threads > 1 else ''}, {capability}"
 
 
 def peak_memory_mb() -> int:

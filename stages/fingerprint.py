@@ -27,7 +27,8 @@ from stages.params import dataset_entry, external_entries, load_params, model_en
 
 FINGERPRINT, EXTERNAL = Path("data/fingerprint.json"), Path("data/external.json")
 PRETRAINED = Path("models/pretrained.json")
-READ = ("hub", "revision", "image", "label", "labels", "source", "group")  # keys that say how external data are read
+# keys of an entry that say how external data are read
+READ = ("hub", "revision", "image", "label", "labels", "source", "group", "control")
 TABLES = (".parquet", ".csv", ".json", ".jsonl")
 
 

@@ -6,7 +6,6 @@ is one more key of `classification_metrics`.
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score, roc_curve
 
 from detector.errors import UserError
@@ -43,18 +42,10 @@ def expected_calibration_error(p_fake: Array, is_fake: Mask, bins: int = 15) -> 
     return float(np.average(np.abs(mean_p - share), weights=count))
 
 
-def wilson_interval(count: int, total: int) -> tuple[float, float]:
-    """Return the 95 % interval of the share `count` of `total`, 0 to 1 (Wilson 1927); 0 to 1 of nothing."""
-    if total == 0:
-        return 0.0, 1.0
-    interval = binomtest(count, total).proportion_ci(0.95, "wilson")
-    return float(interval.low), float(interval.high)
-
-
 def classification_metrics(is_fake: Mask, p_fake: Array, threshold: float) -> dict[str, float]:
     """Return accuracy, auroc, average_precision, f1, fake_recall, real_recall, tpr_at_1_fpr and ece, all 0 to 1.
 
-    tpr_at_1_fpr is the share of the FAKE images that is caught where 1 % of the REAL ones are taken for FAKE.
+    tpr_at_1_fpr is the share of the FAKE images that is caught where at most 1 % of these REAL ones are taken for FAKE.
 
     Raises UserError when one class is absent: ranking and recall mean nothing then.
     """

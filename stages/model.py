@@ -33,7 +33,7 @@ class SmallMapConv2d(nn.Conv2d):
 
     The last stages of a network at 32 px see such maps, where most taps of the kernel meet padding only. The product
     leaves those out, up to 9 times the work, and gives the same values and gradients. Measured on two cores: the
-    whole training step of resnet18 is 1.9 times as fast.
+    whole training step of resnet18 is 1.7 times as fast.
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -218,7 +218,7 @@ def _replace_stem(network: Any, name: str, stem: str) -> None:
 
 
 def normalize(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
-    """uint8 (N, H, W, 3) -> float32 (N, 3, H, W) in channels_last, with the mean and deviation of the training data."""
+    """uint8 (N, H, W, 3) -> float32 (N, 3, H, W) in channels_last, less the model's mean, over its deviation."""
     return standardize(images, *scale_of_bytes(mean, std, images.device))
 
 

@@ -2,6 +2,7 @@
 
 import difflib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ DATASET_DEFAULTS: dict[str, Any] = {
     "group": None,
     "leave_out": [],
     "cluster": None,
+    "control": [],
     "image_size": 32,
     "fit": "stretch",
     "reencode": None,
@@ -62,7 +64,16 @@ def model_entry(params: dict[str, Any]) -> dict[str, Any]:
         )
     if missing := [key for key in MODEL_KEYS if key not in models[name]]:
         raise UserError(f"models.{name} in params.yaml lacks {', '.join(missing)}: see the other entries")
+    known = (*MODEL_KEYS, "input_size")
+    if unknown := [key for key in models[name] if key not in known]:
+        raise UserError(f"models.{name} in params.yaml has the key {unknown[0]}: {hint_of(unknown[0], known)}")
     return {"input_size": None, **models[name]}
+
+
+def hint_of(key: str, known: Iterable[str]) -> str:
+    """Return what a key that means nothing may have been meant as."""
+    close = difflib.get_close_matches(key, known := list(known), 1)
+    return f"did you mean {close[0]}?" if close else f"an entry can have {', '.join(known)}"
 
 
 def weights_path(pretrained: bool | str) -> Path | None:
@@ -93,9 +104,7 @@ def dataset_entry(params: dict[str, Any]) -> dict[str, Any]:
         raise UserError(f"datasets.{name} is {given!r} in params.yaml: it must be an entry, with path and labels")
     for key in given:
         if key not in DATASET_DEFAULTS:
-            close = difflib.get_close_matches(key, DATASET_DEFAULTS, 1)
-            hint = f"did you mean {close[0]}?" if close else f"an entry can have {', '.join(DATASET_DEFAULTS)}"
-            raise UserError(f"datasets.{name} in params.yaml has the key {key}: {hint}")
+            raise UserError(f"datasets.{name} in params.yaml has the key {key}: {hint_of(key, DATASET_DEFAULTS)}")
     entry = DATASET_DEFAULTS | given
 
     def check(valid: bool, key: str, expected: str) -> None:
@@ -112,8 +121,9 @@ def dataset_entry(params: dict[str, Any]) -> dict[str, Any]:
     check(quality is None or not entry["strict"], "reencode", "left out of a strict entry")
     for key in ("environment", "path", "hub", "image", "label", "source", "group", "cluster"):
         check(entry[key] is None or isinstance(entry[key], str), key, "a name")
-    lists_names = isinstance(entry["leave_out"], list) and all(isinstance(one, str) for one in entry["leave_out"])
-    check(lists_names, "leave_out", "a list of sources, as in [flux]")
+    for key in ("leave_out", "control"):
+        lists_names = isinstance(entry[key], list) and all(isinstance(one, str) for one in entry[key])
+        check(lists_names, key, "a list of sources, as in [flux]")
     check(entry["near_duplicates"] in ("together", "anywhere"), "near_duplicates", "together or anywhere")
     labels = entry["labels"]
     check(isinstance(labels, dict) and set(labels) == set(CLASSES), "labels", "a map with the keys FAKE and REAL")

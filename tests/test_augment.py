@@ -90,6 +90,16 @@ def test_a_share_of_each_batch_is_corrupted_and_the_rest_is_not(photographs: np.
         assert not changed[20:].any()
 
 
+@pytest.mark.parametrize("batch_size", [62, 63])
+def test_all_images_of_a_batch_can_be_corrupted(photographs: np.ndarray, batch_size: int) -> None:
+    """Also where a batch has no four equal parts."""
+    options = {"flip": False, "translate": 0, "corruption": 1}
+    images = torch.from_numpy(photographs)
+    for x, y in batches(read(images), torch.arange(200.0), 32, batch_size, options, torch.Generator().manual_seed(0)):
+        changed = (x != images[y.long()]).flatten(1).any(1)
+        assert changed[:60].sum() > 55
+
+
 def test_a_batch_of_crops_has_the_same_rows_and_columns_of_all_its_images(photographs: np.ndarray) -> None:
     images = torch.from_numpy(photographs)
     options = {"flip": False, "translate": 0, "corruption": 0}

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from ruamel.yaml import YAML
 from torch.nn import functional as F
 
 from detector import Detector
@@ -21,7 +22,7 @@ from stages.export.__main__ import write_model
 from stages.model import build, build_recorded, evaluation_batch, load_model, predict_logits, save_model
 from stages.train.network import check_sides, make_network
 from stages.train.options import check_options
-from tests.conftest import TINY, Project
+from tests.conftest import ROOT, TINY, Project
 from tests.models import trained
 from tests.test_sizes import mosaics
 from tests.test_train import write_split
@@ -104,9 +105,9 @@ def test_a_record_without_it_is_of_a_model_that_enlarges_nothing() -> None:
 
 @pytest.mark.parametrize("size", [True, 64.0, "64", 4, 5000])
 def test_what_is_no_size_is_told_in_one_line(size: Any) -> None:
-    options = {"selective_accuracy": 0.9, "augment": {"corruption": 0}, "flip_tta": 0, "auxiliary_loss": 0}
+    options = YAML(typ="safe").load(ROOT / "params.yaml")["train"]
     with pytest.raises(UserError, match=r"input_size is .* in params\.yaml: a number of pixels, 8 to 4096, or null"):
-        check_options(options, TINY | {"input_size": size})
+        check_options(options, TINY | {"input_size": size}, 0)
 
 
 def test_a_size_that_does_not_fit_the_data_or_the_network_is_told_in_one_line() -> None:
@@ -142,9 +143,6 @@ def test_images_of_64_px_are_trained_on_enlarged_evaluated_explained_and_exporte
     assert json.loads(Path("metrics/test.json").read_text())["accuracy"] > 0.9
     export.main()
     assert json.loads(Path("metrics/export.json").read_text())["largest_difference"] < 1e-3
-    card = Path("models/exported/README.md").read_text()
-    assert "REAL or FAKE at 64x64" in card
-    assert "enlarges it to 96x96 (bicubic)" in card
     explanation = Detector.load("models/exported").explain(images[0])
     assert explanation.prediction.p_fake > 0.5
     assert explanation.occlusion_map.shape == (8, 8)

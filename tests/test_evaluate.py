@@ -157,6 +157,13 @@ def test_recall_is_given_by_source() -> None:
     assert "auroc" not in found["photos"]
 
 
+def error_of_hanley_and_mcneil(auroc: float, of_each: int) -> float:
+    """The standard error of an AUROC by their formula of 1982, which is close to DeLong's."""
+    one, two = auroc / (2 - auroc), 2 * auroc**2 / (1 + auroc)
+    spread = auroc * (1 - auroc) + (of_each - 1) * (one + two - 2 * auroc**2)
+    return math.sqrt(spread) / of_each
+
+
 def test_metrics_are_those_of_the_scores(evaluated: Path) -> None:
     scores = pq.read_table(evaluated / "metrics/test_scores.parquet").to_pydict()
     is_fake = np.array(scores["label"]) == 0
@@ -167,6 +174,9 @@ def test_metrics_are_those_of_the_scores(evaluated: Path) -> None:
     for name in ("ece", "tpr_at_1_fpr"):  # tests/test_metrics.py
         assert 0 < result.pop(name) < 1
     falls = {name: result.pop(name) for name in ("deletion_important", "deletion_random")}
+    low, high = result.pop("auroc_low"), result.pop("auroc_high")
+    assert low < result["auroc"] < high
+    assert high - low == pytest.approx(2 * 1.96 * error_of_hanley_and_mcneil(result["auroc"], N // 2), rel=0.1)
     assert falls == pytest.approx(deletion_of_the_first_answers(evaluated), abs=1e-4)
     robust = rows_of_robustness(evaluated)
     fifteen = [row["accuracy"] for row in robust if row["corruption"] in ("noise", "blur", "jpeg")]
@@ -351,7 +361,8 @@ def test_what_does_not_fit_is_refused(evaluated: Path, tmp_path: Path) -> None:
         "models/trained/model.json is not valid: it lacks threshold": {"threshold": None},
     }
     no_list = "evaluate.corruptions.jpeg is 50 in params.yaml: a list of numbers from 1 to 95"
-    expected = [*changed_cards, no_list, "data/test is missing", "need FAKE and REAL images"]
+    no_number = "evaluate.mistakes is None in params.yaml: 1 or more"
+    expected = [*changed_cards, no_number, no_list, "data/test is missing", "need FAKE and REAL images"]
     folders = [tmp_path / str(number) for number in range(len(expected))]
     for folder in folders:
         shutil.copytree(evaluated, folder)
@@ -362,6 +373,8 @@ def test_what_does_not_fit_is_refused(evaluated: Path, tmp_path: Path) -> None:
         (folder / "models/trained/model.json").write_text(json.dumps(kept))
     params = folders[-3] / "params.yaml"
     params.write_text(params.read_text().replace("jpeg: [80, 65, 58, 50, 40]", "jpeg: 50"))
+    params = folders[-4] / "params.yaml"
+    params.write_text(re.sub(r"mistakes: \d+", "mistakes: null", params.read_text()))
     shutil.rmtree(folders[-2] / TEST)
     write_split(folders[-1] / TEST, np.zeros(20), np.zeros(20), np.zeros(20))
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ import pytest
 from detector import Detector
 from detector.errors import UserError
 from detector.labels import FAKE
-from stages.external.__main__ import external_rows, external_summary, main
-from stages.external.intervals import auroc_interval, share_interval
+from stages.external.__main__ import answers, external_rows, external_summary, main, source_rows
 from stages.fingerprint import main as fingerprint
+from stages.intervals import auroc_interval, share_interval
 from stages.params import load_params
+from stages.prepare.sources import Pictures
 from tests.conftest import ROOT, Project
 from tests.test_prepare import picture
 
@@ -96,12 +98,13 @@ def test_what_the_model_was_trained_on_and_what_is_not_here_is_left_out(
 
 def test_who_always_says_the_same_is_wrong_in_half_of_the_cases() -> None:
     def row(label: str, **shares: float) -> dict[str, Any]:
-        return {"class": label, **{name: [share, 0.0, 1.0] for name, share in shares.items()}}
+        return {"class": label, "control": False, **{name: [share, 0.0, 1.0] for name, share in shares.items()}}
 
     rows = [
         row("FAKE", auroc=0.4, caught=0.0, confidently_wrong=1.0),
         row("FAKE", auroc=0.6, caught=0.0, confidently_wrong=1.0),
         row("REAL", false_alarms=0.0, confidently_wrong=0.0),
+        row("REAL", false_alarms=1.0, confidently_wrong=1.0) | {"control": True},
     ]
     assert external_summary(rows) == {
         "confidently_wrong_elsewhere": 0.5,
@@ -109,6 +112,47 @@ def test_who_always_says_the_same_is_wrong_in_half_of_the_cases() -> None:
         "caught_elsewhere": 0.0,
         "false_alarms_elsewhere": 0.0,
     }
+
+
+def test_sources_that_are_not_elsewhere_are_marked_and_images_in_no_group_stand_alone(pipeline: Path) -> None:
+    rows = pq.read_table(ROOT / "data/sample/test.parquet").to_pylist()[::20]
+    labels, images = (np.array([one["label"] for one in rows]), [one["image"]["bytes"] for one in rows])
+    pictures = Pictures(
+        read=lambda number: images[number],
+        name=str,
+        labels=labels.astype(np.int64),
+        sources=labels.astype(np.int32),
+        source_names=["fakes", "photographs"],
+        groups=np.where(np.arange(len(rows)) < 2, 1, 0).astype(np.uint64),
+    )
+    found = source_rows("mine", {"test": pictures}, Detector.load(pipeline / "models/exported"), ["photographs"])
+    assert [(row["source"], row["control"]) for row in found] == [("fakes", False), ("photographs", True)]
+    assert sum(row["groups"] for row in found) >= len(rows) - 2
+
+
+def test_a_picture_that_was_not_read_in_time_is_asked_about_again(pipeline: Path) -> None:
+    """As on a machine that stood still for a minute."""
+    detector = Detector.load(pipeline / "models/exported")
+    stream, calls = detector.stream, []
+
+    def slow_once(pictures: Iterable[Any]) -> Iterator[Any]:
+        calls.append(len(given := list(pictures)))
+        for number, one in enumerate(stream(given)):
+            yield UserError("the time ran out") if len(calls) == 1 and number == 1 else one
+
+    detector.stream = slow_once  # type: ignore[method-assign]
+    rows = pq.read_table(ROOT / "data/sample/test.parquet").to_pylist()[:3]
+    pictures = Pictures(
+        read=lambda number: b"broken" if number == 2 else rows[number]["image"]["bytes"],
+        name=str,
+        labels=np.zeros(3, np.int64),
+        sources=np.zeros(3, np.int32),
+        source_names=["fakes"],
+        groups=np.zeros(3, np.uint64),
+    )
+    said = answers("mine", [pictures], detector)
+    assert [one is None for one in said] == [False, False, True]
+    assert calls == [3, 2]
 
 
 def test_intervals_are_wider_where_images_come_in_groups() -> None:

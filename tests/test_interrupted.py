@@ -109,8 +109,8 @@ def test_a_queued_run_that_was_killed_resumes_when_it_is_queued_again(
     pipeline: Path, tmp_path: Path, undisturbed: str
 ) -> None:
     project = Project(shutil.copytree(pipeline, tmp_path / "project"))
-    project.leave_out("dvc.yaml", "evaluate", "export", "external")
-    project.leave_out("dvc.lock", "train", "evaluate", "export", "external")  # as if only `prepare` had run
+    project.leave_out("dvc.yaml", "evaluate", "export", "external", "card")
+    project.leave_out("dvc.lock", "train", "evaluate", "export", "external", "card")  # as if only `prepare` had run
     project.commit("only prepared")
     sweep = project.start(sys.executable, "-m", "tools.sweep", "-S", "seed=0")
     wait_for_checkpoint(project, sweep)

@@ -98,7 +98,7 @@ def test_two_machines_share_a_grid_and_a_third_compares(server: Server, tmp_path
     start = Project(tmp_path / "start")
     start.path.mkdir()
     copy_project(start.path)
-    start.leave_out("dvc.yaml", "evaluate", "export", "external")
+    start.leave_out("dvc.yaml", "evaluate", "export", "external", "card")
     start.repository()
     start.run("git", "clone", "-q", "--bare", ".", str(tmp_path / "bare.git"))
 

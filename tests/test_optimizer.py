@@ -3,10 +3,11 @@
 from typing import Any
 
 import pytest
+import timm
 import torch
 
 from stages.train import optimizer as module
-from stages.train.optimizer import Muon, orthogonalize
+from stages.train.optimizer import Muon, make_optimizer, orthogonalize
 
 
 def group(*parameters: torch.Tensor, orthogonal: bool) -> dict[str, Any]:
@@ -56,6 +57,17 @@ def test_what_is_no_matrix_of_a_hidden_layer_is_updated_as_adamw_does() -> None:
         optimizer.step()
         reference.step()
     assert torch.equal(ours, theirs)
+
+
+def test_weights_that_timm_wants_left_alone_get_no_weight_decay() -> None:
+    network = timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=8, reg_tokens=4, num_classes=1)
+    optimizer = make_optimizer(network, {"weight_decay": 0.5, "optimizer": "muon", "learning_rate": 1e-3}, "fp32")
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    decayed = {
+        names[id(parameter)] for one in optimizer.param_groups if one["weight_decay"] for parameter in one["params"]
+    }
+    assert "blocks.0.attn.qkv.weight" in decayed
+    assert not {"pos_embed", "cls_token", "reg_token", "blocks.0.norm1.weight"} & decayed
 
 
 def test_an_orthogonalized_matrix_keeps_its_singular_vectors() -> None:

@@ -54,7 +54,7 @@ def test_an_experiment_stands_beside_the_committed_run(pipeline: Path, tmp_path:
     vit = {"timm": "test_vit", "args": {"img_size": 32, "patch_size": 8}, "stem": None, "epochs": 1}
     project.set(models__another=TINY | vit)
     for file in ("dvc.yaml", "dvc.lock"):
-        project.leave_out(file, "export", "external")
+        project.leave_out(file, "export", "external", "card")
     project.commit("another model")
 
     # it leaves the work tree as it is

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import ROOT, Project, the_error
-from tools.leaderboard import END, START
+from tools.leaderboard import END, START, holm
 
 RECORD = "metrics/published/tiny-seed0.json"
 
@@ -41,6 +41,14 @@ def test_an_experiment_is_published_without_applying_it(here: Project) -> None:
     here.tool("publish", "mine")
     assert record(here, "metrics/published/mine.json") == expected
     assert "there is no experiment yours" in the_error(here.tool("publish", "yours", ok=False))
+
+
+def test_results_of_another_model_are_not_published_as_this_one_s(here: Project) -> None:
+    """After `dvc exp run train` git still holds what the stages behind it said of the model before."""
+    here.env["CIFAKE_SOURCE"] = "data/sample"
+    here.run("dvc", "exp", "run", "--name", "trained-alone", "-S", "seed=3", "train")
+    said = the_error(here.tool("publish", "trained-alone", ok=False))
+    assert "the stage evaluate has not run since models/trained/model." in said
 
 
 @pytest.mark.long
@@ -99,8 +107,8 @@ def test_the_leaderboard_is_made_from_the_records_alone(here: Project) -> None:
     }
     flux = {"dataset": "web", "source": "flux", "caught": [0.125, 0.1, 0.15], "auroc": None}
     # another seed of it, and another model, each with mistakes of its own
-    write(here, "tiny-seed1", first, seed=1, accuracy=first["metrics"]["test"]["accuracy"] - 0.02, mistakes=[1, 2, 3])
-    write(here, "best-seed1", first, seed=1, model="best", accuracy=0.99, mistakes=[3, 4])
+    write(here, "tiny-seed1", first, seed=1, mistakes=[*range(1, 4)])
+    write(here, "best-seed1", first, seed=1, model="best", mistakes=[3, 4])
     first["metrics"]["external"]["confidently_wrong_elsewhere"] = 0.25
     first["metrics"]["external_sources"] = [flux]
     (here.path / RECORD).write_text(json.dumps(first))
@@ -111,15 +119,26 @@ def test_the_leaderboard_is_made_from_the_records_alone(here: Project) -> None:
     assert text.endswith(f"{END}\nafter\n")
     accuracy = 100 * first["metrics"]["test"]["accuracy"]
     (_, _, best, tiny) = rows(text)
-    assert best[:3] == ["best", "99.00 %", "-"]  # published before it was measured elsewhere
-    assert tiny[:3] == ["tiny", f"{accuracy - 1:.2f} ± 1.41 %", "25.0 %"]
+    assert best[:3] == ["best", "99.67 %", "-"]  # published before it was measured elsewhere
+    mean, spread = (accuracy + 99.5) / 2, (99.5 - accuracy) / 2**0.5
+    assert tiny[:3] == ["tiny", f"{mean:.2f} ± {spread:.2f} %", "25 %"]
     page = rows((here.path / "docs/leaderboard.md").read_text())
-    assert ["Accuracy", "99.00 %", f"{accuracy - 1:.2f} ± 1.41 %"] in page
+    ((_, of_best, of_tiny),) = [row for row in page if row[0] == "Accuracy"]
+    assert of_best == "99.67 % (98.79 to 99.91)"  # Wilson's, of 598 in 600
+    assert of_tiny.startswith(f"{mean:.2f} ± {spread:.2f} % (")
     assert ["flux", "50.00 % (40.38 to 59.62)", "50.00 % (40.38 to 59.62)"] in page
     assert ["web: flux", "caught", "-", "12.5 % (10.0 to 15.0)"] in page
     runs = [row for row in page if row[-1] == f"`{first['commit'][:7]}`"]
     assert [(row[0], row[1]) for row in runs] == [("best", "1"), ("tiny", "0"), ("tiny", "1")]
     assert page[-1] == ["best : tiny", "2 : 1 (p = 1.0000)"]  # images 1 and 2, image 4
+
+
+def test_of_many_comparisons_those_count_that_hold_together() -> None:
+    """Holm's own condition: the lowest of n p-values against 0.05 / n, the next against 0.05 / (n - 1)."""
+    assert holm([0.04]) == 1
+    assert holm([0.04, 0.03]) == 0
+    assert holm([0.01, 0.04, 0.02]) == 3
+    assert holm([0.03, 0.001, 0.04]) == 1
 
 
 def rows(markdown: str) -> list[list[str]]:
@@ -139,13 +158,13 @@ def write(
     name: str,
     like: dict[str, Any],
     seed: int,
-    accuracy: float,
     mistakes: list[int],
     model: str = "tiny",
 ) -> None:
+    """Write a record of a run with these mistakes."""
     run = json.loads(json.dumps(like))
     run["params"] |= {"seed": seed, "model": model}
-    run["metrics"]["test"]["accuracy"] = accuracy
+    run["metrics"]["test"]["accuracy"] = 1 - len(mistakes) / 600
     run["metrics"] |= {"external": None, "external_sources": None}
     run["mistakes"] = mistakes
     (project.path / f"metrics/published/{name}.json").write_text(json.dumps(run))

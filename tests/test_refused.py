@@ -43,7 +43,7 @@ def test_asking_needs_no_disk_that_it_may_write(asking: Project) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", ["prepare", "train", "evaluate", "export", "external"])
+@pytest.mark.parametrize("name", ["prepare", "train", "evaluate", "export", "external", "card"])
 def test_a_stage_on_a_read_only_disk_says_so_in_one_line(here: Project, name: str) -> None:
     stage = [sys.executable, "-m", f"stages.{name}"]
     before = here.outputs()

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from detector.errors import UserError
 from detector.files import file_sha256
-from tests.conftest import Project, the_error
+from tests.conftest import TINY, Project, the_error
+from tools.release import check
 
 
 @pytest.mark.long
@@ -83,11 +85,44 @@ def test_what_is_not_fit_to_be_released_is_refused(here: Project) -> None:
     assert "dvc.lock is not up to date: `dvc repro` first" in refused()
     here.run("git", "checkout", "-q", "params.yaml")
 
-    card = here.path / "models/exported/model.json"
-    info = json.loads(card.read_text())
-    card.unlink()
-    assert "no model in models/exported: `dvc repro` makes it" in refused()
-    card.write_text(json.dumps(info | {"dataset": "sample"}))
-    assert "only models of cifake are released" in refused()
-    card.write_text(json.dumps(info | {"threshold": 0.1}))
+    record = here.path / "models/exported/model.json"
+    info = json.loads(record.read_text())
+    record.write_text(json.dumps(info | {"threshold": 0.1}))
     assert "dvc.lock is not up to date" in refused()
+    shutil.rmtree(record.parent)
+    assert "no model in models/exported: `dvc repro` makes it" in refused()
+
+    (here.path / "sample").mkdir()
+    (here.path / "sample/model.json").write_text(json.dumps(info | {"dataset": "sample"}))
+    with pytest.raises(UserError, match="only models of cifake are released"):
+        check("tiny", here.path / "sample")
+
+
+@pytest.mark.long
+def test_models_of_several_experiments_are_released_one_after_the_other(here: Project) -> None:
+    """Without `dvc exp apply`, which would take the first release back with the second one's work tree."""
+    here.env["CIFAKE_SOURCE"] = "data/sample"
+    here.set(models__other=TINY | {"epochs": 1})
+    here.commit("another model")
+    for model in ("tiny", "other"):
+        here.run("dvc", "exp", "run", "--temp", "--name", f"{model}-seed0", "-S", f"model={model}")
+    for model in ("tiny", "other"):
+        here.tool("release", model, f"{model}-seed0")
+        here.commit(f"release {model}")
+    released = json.loads((here.path / "detector/released.json").read_text())
+    assert sorted(released) == ["other", "tiny"]
+    for model, digests in released.items():
+        assert json.loads((here.path / f"models/{model}/model.json").read_text())["model"] == model
+        assert file_sha256(here.path / f"models/{model}/README.md") == digests["README.md"]
+    assert "there is no experiment mine" in the_error(here.tool("release", "tiny", "mine", ok=False))
+
+
+def test_a_clone_that_has_an_earlier_release_gets_the_new_one(here: Project) -> None:
+    here.tool("release", "tiny")
+    record = here.path / "models/tiny/model.json"
+    of_the_release = record.read_text()
+    record.unlink()  # it may be a link into DVC's cache
+    record.write_text(of_the_release.replace('"seed": 0', '"seed": 7'))
+    assert "models/tiny is ready" in here.tool("unpack").stdout
+    assert record.read_text() == of_the_release
+    assert here.tool("unpack").stdout == ""

@@ -218,10 +218,9 @@ def test_explanations_and_sheets_of_any_side_are_drawn_alike(side: int, tmp_path
         "logit": np.linspace(-3, 3, 8),
         "p_fake": np.linspace(0.1, 0.9, 8),
     }
-    said_fake = scores["p_fake"] > 0.5
-    draw_mistakes(tmp_path / "mistakes.png", scores, images, said_fake, 4)
-    draw_explained(tmp_path / "explained.png", scores, images, said_fake, np.arange(8), maps)
-    draw_explained(tmp_path / "at_32.png", scores, RANDOM[:8], said_fake, np.arange(8), maps)
+    draw_mistakes(tmp_path / "mistakes.png", scores, images, 0.5, 4)
+    draw_explained(tmp_path / "explained.png", scores, images, 0.5, np.arange(8), maps)
+    draw_explained(tmp_path / "at_32.png", scores, RANDOM[:8], 0.5, np.arange(8), maps)
     with Image.open(tmp_path / "explained.png") as sheet, Image.open(tmp_path / "at_32.png") as at_32:
         assert sheet.size == at_32.size
 
@@ -230,11 +229,11 @@ def test_a_sheet_of_mistakes_shows_half_of_their_number_of_each_kind(tmp_path: P
     each = 8 * COLUMNS
     label = np.repeat([0, 1], each)
     scores = {"label": label, "object_class": np.full(2 * each, -1), "logit": np.zeros(2 * each)}
-    scores["p_fake"] = np.full(2 * each, 0.5)
+    scores["p_fake"] = np.where(label == 1, 0.9, 0.1)
     images = np.repeat(RANDOM[:1], 2 * each, axis=0)
 
     def height(number: int) -> int:
-        draw_mistakes(tmp_path / "mistakes.png", scores, images, label == 1, number)
+        draw_mistakes(tmp_path / "mistakes.png", scores, images, 0.5, number)
         with Image.open(tmp_path / "mistakes.png") as sheet:
             return sheet.height
 
@@ -246,7 +245,6 @@ def test_a_sheet_of_mistakes_shows_half_of_their_number_of_each_kind(tmp_path: P
 
 @pytest.mark.parametrize("side", [64, 224])
 def test_other_pictures_have_the_side_of_the_test_images(side: int) -> None:
-    found: Iterator[tuple[str, Any]] = other_pictures(MappedImages([mosaics(side)]), "cifake")
+    found: Iterator[tuple[str, Any]] = other_pictures(MappedImages([mosaics(side)]))
     shapes = {kind: pictures.shape for kind, pictures in found}
-    # the sample's are of 32 px: enlarged, that would tell them
     assert shapes == dict.fromkeys(("noise", "colour", "enlarged", "inverted"), (1000, side, side, 3))

@@ -103,6 +103,11 @@ def test_metrics_and_curves_of_every_epoch_are_logged(undisturbed: Project) -> N
     accuracies = [float(value) for value in (curves / "val/accuracy.tsv").read_text().split()[3::2]]
     assert metrics["val_accuracy"] == max(accuracies)
     assert accuracies[metrics["best_epoch"] - 1] == max(accuracies)
+    assert metrics["val_accuracy"] * 240 == pytest.approx(round(metrics["val_accuracy"] * 240), abs=2e-4)
+    assert len(str(metrics["val_accuracy"])) <= len("0.123456")
+    saved = load_file(undisturbed.path / "models/trained/model.safetensors")
+    learnt = [tensor.numel() for name, tensor in saved.items() if "running" not in name and "tracked" not in name]
+    assert metrics["parameters"] == sum(learnt), "the auxiliary outputs are not part of the model"
 
 
 def test_the_same_commit_and_params_give_the_same_bytes(
@@ -113,6 +118,40 @@ def test_the_same_commit_and_params_give_the_same_bytes(
     project.set(seed=1)
     train_here()
     assert project.weights() != undisturbed.weights()
+
+
+def test_other_object_classes_are_another_training(
+    project: Project, train_here: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are the targets of the auxiliary task, so a training of others must not go on."""
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "make_network", interrupted)
+    split = load_split(project.path / "data/train")
+    folders = set()
+    for objects in (np.arange(len(split)) % 10, np.arange(len(split)) % 5):
+        write_split(project, "train", split.images[:], split.labels, objects)
+        with pytest.raises(KeyboardInterrupt):
+            train_here()
+        folders |= {path.name for path in (project.path / ".dvc/tmp/train").iterdir()}
+    assert len(folders) == 2
+
+
+def test_outputs_are_replaced_together_or_not_at_all(here: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(here.path)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    here.set(seed=5, models__tiny__epochs=1)
+    before = here.outputs()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(train, "write_curves", full)
+    with pytest.raises(OSError, match="No space left"):
+        train.main()
+    assert here.outputs() == before
 
 
 @pytest.mark.long
@@ -189,6 +228,22 @@ def test_any_other_timm_network_is_one_more_entry(project: Project, train_here: 
         ({"train__cuda_graph": True}, "train.cuda_graph is true in params.yaml, but there is no GPU here: set it to"),
         ({"train__cuda_graph": 1}, "train.cuda_graph is 1 in params.yaml: true or false"),
         ({"train__cuda_graph": True, "train__processes": 2}, "it is for one process"),
+        ({"seed": True}, "seed is True in params.yaml: a whole number, 0 or more"),
+        ({"train__augment__flip": "no"}, "train.augment.flip is 'no' in params.yaml: true or false"),
+        ({"train__augment__translate": 32}, "train.augment.translate is 32 in params.yaml: pixels, 0 to 31"),
+        ({"train__warmup": 1.5}, "train.warmup is 1.5 in params.yaml: a share of the steps, 0 to 1"),
+        ({"train__gradient_clip": -1}, "train.gradient_clip is -1 in params.yaml: a norm such as 1.0"),
+        ({"models__tiny__ema_decay": 1}, "ema_decay is 1 in params.yaml: below 1, as 0.98; 0 for no average"),
+        ({"models__tiny__epochs": 0}, "epochs is 0 in params.yaml: a number of epochs, 1 or more"),
+        ({"models__tiny__batch_size": 0}, "batch_size is 0 in params.yaml: a number of images, 1 or more"),
+        ({"models__tiny__learning_rate": "fast"}, "learning_rate is 'fast' in params.yaml: a number such as 4e-3"),
+        ({"models__tiny__weight_decay": -0.1}, "weight_decay is -0.1 in params.yaml: a number such as 0.05"),
+        ({"models__tiny__pretrained": 1}, "pretrained is 1 in params.yaml: true, false or a path"),
+        ({"models__tiny": TINY | {"input_sise": 96}}, "the key input_sise: did you mean input_size?"),
+        (
+            {"models__tiny": TINY | {"timm": "repvit_m0_9", "stem": None, "epochs": 1}},
+            "repvit_m0_9 ends in RepVitClassifier, not in one linear layer: take another network",
+        ),
         ({"models__tiny__learning_rate": 1e30, "train__gradient_clip": 0}, "the loss is not finite"),
     ],
 )

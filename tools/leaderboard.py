@@ -4,7 +4,8 @@
 
 Runs with the same parameters but for the seed share a row: the mean, and the standard deviation where there are
 several. Runs of the same seed are compared image by image with McNemar's exact test (1947), which asks whether the
-images that only one of two detectors gets right are shared out evenly.
+images that only one of two detectors gets right are shared out evenly; Holm's procedure (1979) says which of these
+tests hold together.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from scipy.stats import binomtest
 from detector.errors import UserError, run
 from detector.files import atomic_write
 from detector.labels import CLASSES
-from stages.metrics import wilson_interval
+from stages.intervals import wilson_interval
 from tools.record import PUBLISHED, RunRecord
 
 README, PAGE = Path("README.md"), Path("docs/leaderboard.md")
@@ -56,6 +57,7 @@ ELSEWHERE = {  # metrics/external_sources.json: heading
     "confidently_wrong": "confidently wrong",
 }
 
+WRONG = "confidently_wrong_elsewhere"
 Table = list[list[str]]  # the first row is the header
 
 
@@ -89,7 +91,12 @@ def short_table(groups: list[list[RunRecord]]) -> Table:
         minutes = sorted({round(record.metrics.train["seconds"] / 60) for record in group})
         time = " to ".join(str(number) for number in dict.fromkeys((minutes[0], minutes[-1])))
         rows.append(
-            [group[0].model, *(mean(group, name) for name in SHORT), f"{parameters:.1f} million", f"{time} min"]
+            [
+                group[0].model,
+                *(mean(group, name, rough=True) for name in SHORT),
+                f"{parameters:.1f} million",
+                f"{time} min",
+            ]
         )
     return rows
 
@@ -97,29 +104,35 @@ def short_table(groups: list[list[RunRecord]]) -> Table:
 def page(groups: list[list[RunRecord]], runs: list[RunRecord]) -> str:
     """Return docs/leaderboard.md: all metrics of each recipe, each run, and all pairs compared."""
     metrics = [["", *(group[0].model for group in groups)]]
-    metrics += [[heading, *(mean(group, name) for group in groups)] for name, heading in LONG.items()]
-    rows = [["Model", "Seed", "Accuracy", "Minutes", "Machine", "Versions", "Commit"]]
+    metrics += [
+        [heading, *(f"{mean(group, name)}{interval(group, name)}" for group in groups)]
+        for name, heading in LONG.items()
+    ]
+    rows = [["Model", "Seed", "Accuracy", "Wrong elsewhere", "Minutes", "On", "Commit"]]
     for record in (record for group in groups for record in group):
+        versions = [f"{name} {version}" for name, version in record.versions.items()]
         rows.append(
             [
                 record.model,
                 str(record.seed),
-                f"{100 * record.test('accuracy'):.3f} %",
+                f"{100 * record.test('accuracy'):.3f} %{interval([record], 'accuracy')}",
+                mean([record], WRONG),
                 f"{record.metrics.train['seconds'] / 60:.0f}",
-                f"{record.machine}, {record.metrics.train['precision']}",
-                ", ".join(f"{name} {version}" for name, version in record.versions.items()),
+                ", ".join([record.machine, record.metrics.train["precision"], *versions]),
                 f"`{record.commit[:7]}`",
             ]
         )
     parts = [
         "# Leaderboard",
         "`make leaderboard` writes this page from the records of published runs, `metrics/published/`. "
-        "[Every metric is explained](reference/metrics.md). ±: standard deviation over the seeds.",
+        "[Every metric is explained](reference/metrics.md). ±: standard deviation over the seeds. In brackets: the "
+        "95 % interval of one run's value, of the drawing of test images alone (Wilson; of AUROC DeLong), its ends "
+        "averaged over the seeds.",
         "## Metrics on the test split",
         markdown(metrics),
         "## Recall by source",
-        "Share of the test images of a source that is put into their class, mean over the seeds, and the 95 % interval "
-        "for as many other images (Wilson).",
+        "Share of the test images of a source that is put into their class, mean over the seeds, and its 95 % interval "
+        "(Wilson).",
         markdown(recall_by_source(groups)),
         *elsewhere(groups),
         *asking(),
@@ -167,6 +180,7 @@ def elsewhere(groups: list[list[RunRecord]]) -> list[str]:
                 for key, heading in ELSEWHERE.items():
                     if numbers := source.get(key):
                         name = f"{source['dataset']}: {source['source']}"
+                        name += " (control)" if source.get("control") else ""
                         found.setdefault((name, heading), {}).setdefault(column, []).append(numbers)
     if not found:
         return []
@@ -179,8 +193,10 @@ def elsewhere(groups: list[list[RunRecord]]) -> list[str]:
     text = (
         "Data sets that training never sees (`evaluate.external`), answered as people's pictures are. AUROC: of a "
         "source of fakes against the photographs of the same data set, which went the same way. Confidently wrong: the "
-        "wrong verdict, not UNSURE, and not called out of distribution. In brackets the 95 % interval, of the sample "
-        "by photograph; where several seeds were measured, ± is the standard deviation."
+        "wrong verdict, not UNSURE, and not called out of distribution. ±: standard deviation over the seeds. In "
+        "brackets the 95 % interval of one run's value, its ends averaged over the seeds; the sample's is by "
+        "photograph, and of its three photographs rather the range. A *control* is of the training data's kind, for "
+        "the AUROC of the fakes beside it, and no mean counts it."
     )
     return ["## Elsewhere", text, markdown(rows)]
 
@@ -189,11 +205,9 @@ def cell_elsewhere(seeds: list[list[float]], heading: str) -> str:
     if not seeds:
         return "-"  # published before it was measured
     scale, unit, digits = (1, "", 3) if heading == "AUROC" else (100, " %", 1)
-    values = [scale * value for value, _, _ in seeds]
-    if len(seeds) > 1:
-        return f"{fmean(values):.{digits}f} ± {stdev(values):.{digits}f}{unit}"
-    _, low, high = seeds[0]
-    return f"{values[0]:.{digits}f}{unit} ({scale * low:.{digits}f} to {scale * high:.{digits}f})"
+    values, lows, highs = ([scale * number for number in numbers] for numbers in zip(*seeds, strict=True))
+    spread = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{fmean(values):.{digits}f}{spread}{unit} ({fmean(lows):.{digits}f} to {fmean(highs):.{digits}f})"
 
 
 def asking() -> list[str]:
@@ -217,12 +231,28 @@ def markdown(rows: Table) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [header, ["---"] * len(header), *others])
 
 
-def mean(group: list[RunRecord], name: str) -> str:
+def scale_of(name: str) -> tuple[int, str, int]:
+    """Return by what a metric is multiplied to be shown, its unit, and how many digits it has then."""
+    return (1, "", 4) if name in ("auroc", "average_precision") else (100, " %", 2)
+
+
+def interval(group: list[RunRecord], name: str) -> str:
+    """Return the ends of a metric's interval, averaged over runs, in brackets; nothing where one has none."""
+    scale, _, digits = scale_of(name)
+    ends = [found for record in group if (found := record.interval(name))]
+    if not ends or len(ends) < len(group):
+        return ""
+    low, high = (scale * fmean(numbers) for numbers in zip(*ends, strict=True))
+    return f" ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def mean(group: list[RunRecord], name: str, rough: bool = False) -> str:
     """Return the mean of a metric over runs, and its standard deviation where there are several. Of those of the test
-    split every run has the metric, or none counts; elsewhere those count that were measured."""
-    scale, unit, digits = (1, "", 4) if name in ("auroc", "average_precision") else (100, " %", 2)
-    if name == "confidently_wrong_elsewhere":
-        digits = 1
+    split every run has the metric, or none counts; elsewhere those count that were measured. rough: no digits of what
+    was measured elsewhere, which nobody knows to a point."""
+    scale, unit, digits = scale_of(name)
+    if name == WRONG:
+        digits = 0 if rough else 1
         values = [scale * record.metrics.external[name] for record in group if record.metrics.external]
     else:
         values = [scale * record.test(name) for record in group if name in record.metrics.test]
@@ -243,22 +273,33 @@ def comparisons(runs: list[RunRecord]) -> list[str]:
     if not seeds:
         return []
     rows = [["Pair", *(f"Seed {seed}" for seed in seeds)]]
+    p_values: list[float] = []
     for first, second in pairs:
         both = [seed for seed in seeds if {(first, seed), (second, seed)} <= wrong.keys()]
-        cells = [mcnemar(wrong[first, seed], wrong[second, seed]) if seed in both else "-" for seed in seeds]
-        rows.append([f"{recipes[first]} : {recipes[second]}", *cells])
+        found = {seed: mcnemar(wrong[first, seed], wrong[second, seed]) for seed in both}
+        p_values += [p for _, p in found.values()]
+        rows.append(
+            [f"{recipes[first]} : {recipes[second]}", *(found[seed][0] if seed in found else "-" for seed in seeds)]
+        )
     text = (
         "How many images only the first of two detectors gets right, how many only the second, and the p-value of "
-        "McNemar's exact test."
+        f"McNemar's exact test. Of these {len(p_values)} tests {holm(p_values)} hold together at 5 %, those with the "
+        "lowest p-values (Holm)."
     )
     return ["## Image by image", text, markdown(rows)]
 
 
-def mcnemar(first_wrong: set[int], second_wrong: set[int]) -> str:
-    """Return how many images only the first gets right, how many only the second, and the p-value."""
+def mcnemar(first_wrong: set[int], second_wrong: set[int]) -> tuple[str, float]:
+    """Return how many images only the first gets right, how many only the second, and the p-value: as text; and it."""
     first, second = len(second_wrong - first_wrong), len(first_wrong - second_wrong)
     p = binomtest(first, first + second).pvalue if first + second else 1.0
-    return f"{first} : {second} (p {'< 0.0001' if p < 0.0001 else f'= {p:.4f}'})"
+    return f"{first} : {second} (p {'< 0.0001' if p < 0.0001 else f'= {p:.4f}'})", p
+
+
+def holm(p_values: list[float], level: float = 0.05) -> int:
+    """Return how many of these tests, from the lowest p-value on, hold together at the level."""
+    passed = [p <= level / (len(p_values) - place) for place, p in enumerate(sorted(p_values))]
+    return passed.index(False) if False in passed else len(passed)
 
 
 if __name__ == "__main__":

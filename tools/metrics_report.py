@@ -21,6 +21,8 @@ SHARE, SCORE, COUNT, SECONDS, RATE, MEGABYTES = "%", "", "images", "s", "images/
 MEANING = {
     "accuracy": (SHARE, HIGHER),
     "auroc": (SCORE, HIGHER),
+    "auroc_low": (SCORE, HIGHER),
+    "auroc_high": (SCORE, HIGHER),
     "average_precision": (SCORE, HIGHER),
     "f1": (SCORE, HIGHER),
     "fake_recall": (SHARE, HIGHER),

@@ -3,8 +3,8 @@
     make publish                the run of the work tree, after `dvc repro`; the name is <model>-seed<seed>
     make publish EXP=NAME       an experiment
 
-The record has the parameters, all metrics, machine, versions, the commit whose code ran, and the indices of the test
-images that the detector got wrong. `make leaderboard` reads these records and nothing else.
+The record has the parameters, all metrics, machine, versions, the commit whose code ran, a digest of that code, and
+the indices of the test images that the detector got wrong. `make leaderboard` reads these records and nothing else.
 """
 
 import argparse
@@ -17,8 +17,9 @@ from ruamel.yaml import YAML
 
 from detector.errors import UserError, run
 from detector.files import atomic_write
+from tools.lockfile import check_results
 from tools.record import PUBLISHED, AllMetrics, RunRecord
-from tools.shell import check_up_to_date, command, experiments
+from tools.shell import check_up_to_date, command, find_experiment
 
 CODE = ("stages", "detector", "dvc.yaml")  # what a run's numbers come from
 VERSIONS = ("python", "torch", "timm")  # in metrics/train.json
@@ -29,7 +30,7 @@ def main() -> None:
     parser.add_argument("experiment", nargs="?", help="its name in `dvc exp show`; without it, the work tree")
     name = parser.parse_args().experiment
     if name is None:
-        check_up_to_date("external")
+        check_up_to_date("card")
         changed = command("git", "status", "--porcelain", "--", *CODE)
         commit, read = command("git", "rev-parse", "HEAD").strip(), read_file
     else:
@@ -58,19 +59,10 @@ def read_file(path: str) -> str:
         raise UserError(f"{path} is missing: `dvc repro` makes it") from None
 
 
-def find_experiment(name: str) -> tuple[str, str]:
-    """Return the commit that an experiment started from, and its own. Raises UserError where not exactly one exists."""
-    found = [commits for experiment, *commits in experiments() if experiment == name]
-    if not found:
-        raise UserError(f"there is no experiment {name}: `dvc exp list` names them")
-    if len(found) > 1:
-        raise UserError(f"{len(found)} experiments are called {name}: `dvc exp rename` the one to be published")
-    (start, own), *_ = found
-    return start, own
-
-
 def make_record(read: Callable[[str], str], commit: str) -> RunRecord:
-    """Return the record of a run, from the files that `read` returns the text of."""
+    """Return the record of a run, from the files that `read` returns the text of. Raises UserError where they do not
+    belong together."""
+    code = check_results(read)
     params = YAML(typ="safe", pure=True).load(read("params.yaml"))
     model = params["model"]
     params["models"] = {model: params["models"][model]}
@@ -86,6 +78,7 @@ def make_record(read: Callable[[str], str], commit: str) -> RunRecord:
     mistakes = csv.DictReader(read("plots/test/mistakes.csv").splitlines())
     return RunRecord.make(
         commit=commit,
+        code=code,
         machine=metrics["train"]["device"],
         versions={name: metrics["train"][name] for name in VERSIONS},
         params=params,

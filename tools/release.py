@@ -1,11 +1,11 @@
-"""Release the work tree's model: `dvc pull models/<name>` then brings it to every clone, with git alone.
+"""Release a model: `dvc pull models/<name>` then brings it to every clone, with git alone.
 
-    make release MODEL=resnet18
+    make release MODEL=resnet18                 the work tree's, after `dvc repro`
+    make release MODEL=resnet18 EXP=NAME        an experiment's
 
 models/exported becomes models/<name>, which DVC tracks with a remote of its own: `released`, a folder of this
-repository. It holds the newest release of each model; earlier ones come with the commits and tags that have them. An
-experiment is released after `dvc exp apply NAME`. The repository has no default remote: DVC would ask it as well, and a
-clone without network would wait for it.
+repository. It holds the newest release of each model; earlier ones come with the commits and tags that have them. The
+repository has no default remote: DVC would ask it as well, and a clone without network would wait for it.
 """
 
 import argparse
@@ -13,13 +13,15 @@ import json
 import shutil
 from pathlib import Path
 
+from dvc.api import DVCFileSystem
 from ruamel.yaml import YAML
 
 from detector.errors import UserError, run
 from detector.files import atomic_write, file_sha256
 from detector.record import ExportedRecord
 from detector.released import list_files, stored_at
-from tools.shell import DVC, check_up_to_date, command
+from tools.lockfile import check_results
+from tools.shell import DVC, check_up_to_date, command, find_experiment
 from tools.unpack import read
 
 EXPORTED = Path("models/exported")
@@ -29,15 +31,32 @@ DIGESTS = Path("detector/released.json")  # by which `python -m detector fetch` 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="make release", description="Release the work tree's model.")
+    parser = argparse.ArgumentParser(prog="make release", description="Release a model.")
     parser.add_argument("model", help="an entry of `models` in params.yaml")
-    name = parser.parse_args().model
-    check(name)
+    parser.add_argument("experiment", nargs="?", help="its name in `dvc exp show`; without it, the work tree")
+    options = parser.parse_args()
 
-    folder = Path("models", name)
-    with atomic_write(folder) as new:
-        shutil.copytree(EXPORTED, new)
-    put_into_store(name)
+    with atomic_write(Path("models", options.model)) as new:
+        if options.experiment is None:
+            check_up_to_date("card")
+            if not EXPORTED.is_dir():
+                raise UserError(f"no model in {EXPORTED}: `dvc repro` makes it")
+            shutil.copytree(EXPORTED, new)
+        else:
+            copy_experiment(options.experiment, new)
+        check(options.model, new)
+    put_into_store(options.model)
+
+
+def copy_experiment(name: str, folder: Path) -> None:
+    """Copy the exported model of an experiment, which `dvc exp apply` would put into the work tree, with its
+    released models and all."""
+    _, revision = find_experiment(name)
+    check_results(lambda path: command("git", "show", f"{revision}:{path}"))
+    try:
+        DVCFileSystem(rev=revision).get(str(EXPORTED), str(folder), recursive=True)
+    except FileNotFoundError:
+        raise UserError(f"{EXPORTED} of {name} is not here: `dvc exp pull` fetches it, or run it again") from None
 
 
 def put_into_store(name: str) -> None:
@@ -62,17 +81,13 @@ def put_into_store(name: str) -> None:
     )
 
 
-def check(name: str) -> None:
-    """Raise UserError where models/exported is not what the committed files say, or not for people to use."""
-    try:
-        record = ExportedRecord.read(EXPORTED)
-    except FileNotFoundError:
-        raise UserError(f"no model in {EXPORTED}: `dvc repro` makes it, `dvc exp apply NAME` an experiment's") from None
+def check(name: str, folder: Path) -> None:
+    """Raise UserError where a model is not the one of that name, or not for people to use."""
+    record = ExportedRecord.read(folder)
     if record.model != name:
-        raise UserError(f"{EXPORTED} is a {record.model}, no {name}: `dvc exp apply` an experiment with model={name}")
+        raise UserError(f"the model is a {record.model}, no {name}: name an experiment with model={name}")
     if record.dataset != "cifake":
-        raise UserError(f"{EXPORTED} was trained on {record.dataset}: only models of cifake are released")
-    check_up_to_date("export")
+        raise UserError(f"the model was trained on {record.dataset}: only models of cifake are released")
 
 
 def remove_unneeded() -> None:

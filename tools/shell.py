@@ -31,6 +31,17 @@ def experiments() -> list[tuple[str, str, str]]:
     return found
 
 
+def find_experiment(name: str) -> tuple[str, str]:
+    """Return the commit that an experiment started from, and its own. Raises UserError where not exactly one exists."""
+    found = [commits for experiment, *commits in experiments() if experiment == name]
+    if not found:
+        raise UserError(f"there is no experiment {name}: `dvc exp list` names them")
+    if len(found) > 1:
+        raise UserError(f"{len(found)} experiments are called {name}: `dvc exp rename` the one to be published")
+    (start, own), *_ = found
+    return start, own
+
+
 def check_up_to_date(target: str) -> None:
     """Raise UserError where `dvc repro` would have something to do.
 

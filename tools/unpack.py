@@ -22,21 +22,24 @@ def main() -> None:
 
 
 def unpack(tracker: Path) -> None:
-    """Write the folder of a `models/<name>.dvc`, unless it exists. Raises UserError for a missing or broken file."""
+    """Write the folder of a `models/<name>.dvc`, unless that release is there. Raises UserError for a missing or broken
+    file."""
     folder = tracker.with_suffix("")
-    if folder.exists() and all(file.exists() for file in folder.iterdir()):  # and no links that lead nowhere
-        return
     md5s = list_files(read, folder.name)
-    if not md5s:
+    if all((folder / name).is_file() and digest((folder / name).read_bytes()) == md5 for name, md5 in md5s.items()):
         return
     with atomic_write(folder) as new:
         new.mkdir()
         for name, md5 in md5s.items():
             content = read(stored_at(md5))
-            if hashlib.md5(content).hexdigest() != md5:
+            if digest(content) != md5:
                 raise UserError(f"{stored_at(md5)} is broken: `git checkout released` brings it back")
             (new / name).write_bytes(content)
     print(f"{folder} is ready")
+
+
+def digest(content: bytes) -> str:
+    return hashlib.md5(content).hexdigest()
 
 
 def read(path: str) -> bytes:

@@ -35,7 +35,8 @@ from stages.evaluate.curves import write_csv, write_plots
 from stages.evaluate.deletion import deletion_test
 from stages.evaluate.sheets import draw_explained, draw_mistakes
 from stages.evaluate.threads import Advance, in_threads
-from stages.metrics import classification_metrics, wilson_interval
+from stages.intervals import auroc_interval, wilson_interval
+from stages.metrics import classification_metrics
 from stages.model import evaluation_batch, load_model, predict_logits
 from stages.params import load_params
 
@@ -44,8 +45,9 @@ def main() -> None:
     keep_freed_memory()
     claim()
     options = load_params()["evaluate"]
-    if not isinstance(options["explained"], int) or options["explained"] < 1:
-        raise UserError(f"evaluate.explained is {options['explained']!r} in params.yaml: 1 or more")
+    for name in ("explained", "mistakes"):
+        if not isinstance(options[name], int) or options[name] < 1:
+            raise UserError(f"evaluate.{name} is {options[name]!r} in params.yaml: 1 or more")
     check_corruptions(options["corruptions"])
     network, record = load_model("models/trained", "cuda" if torch.cuda.is_available() else "cpu")
     test = load_split("data/test")
@@ -128,8 +130,8 @@ def main() -> None:
         columns = ("recall", "low", "high", "images")
         by_source = [(name, *(numbers[key] for key in columns)) for name, numbers in sources.items()]
         write_csv(plots / "sources.csv", ("source", "recall", "low", "high", "count"), by_source)
-        draw_mistakes(plots / "mistakes.png", scores, test.images, said_fake, options["mistakes"])
-        draw_explained(plots / "explained.png", scores, test.images, said_fake, chosen, maps)
+        draw_mistakes(plots / "mistakes.png", scores, test.images, record.threshold, options["mistakes"])
+        draw_explained(plots / "explained.png", scores, test.images, record.threshold, chosen, maps)
     print(", ".join(f"{name} {value:.4f}" for name, value in metrics.items() if isinstance(value, float)))
 
 
@@ -147,6 +149,8 @@ def evaluation_metrics(scores: dict[str, np.ndarray], record: ModelRecord) -> di
     """Return metrics/test.json, from the table of scores."""
     is_fake, p_fake = scores["label"] == FAKE, scores["p_fake"]
     metrics: dict[str, Any] = dict(classification_metrics(is_fake, p_fake, record.threshold))
+    if interval := auroc_interval(p_fake, is_fake):
+        _, metrics["auroc_low"], metrics["auroc_high"] = interval
     correct = (p_fake >= record.threshold) == is_fake
     # training or validation has these images too: the model may simply remember them
     if not scores["leaked"].all():

@@ -73,7 +73,7 @@ SUMMARIES = {"corrupted_accuracy": ("noise", "blur", "jpeg"), "rescaled_accuracy
 
 
 def check_corruptions(corruptions: Any) -> None:
-    """Raise UserError for `evaluate.corruptions` that `corrupt` cannot make, before anything is scored."""
+    """Raise UserError for `evaluate.corruptions` that `corruption` cannot make, before anything is scored."""
     if not isinstance(corruptions, dict) or not set(corruptions) <= set(KINDS):
         raise UserError(f"evaluate.corruptions in params.yaml takes lists of strengths, of {', '.join(KINDS)}")
     for kind, strengths in corruptions.items():

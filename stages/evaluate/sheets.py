@@ -17,10 +17,10 @@ Tile = tuple[list[Image.Image], list[str]]  # pictures one below the other, line
 
 
 def draw_mistakes(
-    path: Path, scores: dict[str, np.ndarray], images: np.ndarray | MappedImages, said_fake: np.ndarray, number: int
+    path: Path, scores: dict[str, np.ndarray], images: np.ndarray | MappedImages, threshold: float, number: int
 ) -> None:
     """Draw the `number` most confident mistakes, half of each kind."""
-    is_fake, logit = scores["label"] == FAKE, scores["logit"]
+    is_fake, said_fake, logit = scores["label"] == FAKE, scores["p_fake"] >= threshold, scores["logit"]
     caught_wrongly = np.flatnonzero(said_fake & ~is_fake)
     missed = np.flatnonzero(~said_fake & is_fake)
     kinds = [  # by logit: it still differs where the probability is rounded to 1
@@ -36,7 +36,7 @@ def draw_mistakes(
         shown = order[: number // 2]
         text = f"{title}: {len(order):,} of {of_kind:,} images"
         if len(shown) < len(order):
-            text += f", the {len(shown)} most confident"
+            text += f", the {len(shown)} farthest from {percent(threshold)}"
         blocks.append((text, [tile([enlarge(images[i], ENLARGED)], scores, i) for i in shown]))
     contact_sheet(path, blocks)
 
@@ -45,18 +45,18 @@ def draw_explained(
     path: Path,
     scores: dict[str, np.ndarray],
     images: np.ndarray | MappedImages,
-    said_fake: np.ndarray,
+    threshold: float,
     chosen: np.ndarray,
     maps: np.ndarray,
 ) -> None:
     """Draw hits and misses among the `chosen` images, with their occlusion maps, (N, h, w): the first of each kind, not
     the nicest."""
-    is_fake = scores["label"] == FAKE
+    is_fake, said_fake = scores["label"] == FAKE, scores["p_fake"] >= threshold
     of_image = dict(zip(chosen.tolist(), maps, strict=True))
     kinds = {
         "FAKE, and called FAKE": said_fake & is_fake,
         "REAL, and called REAL": ~said_fake & ~is_fake,
-        "Mistakes": said_fake != is_fake,
+        f"Mistakes, FAKE being P(FAKE) from {percent(threshold)} on": said_fake != is_fake,
     }
     blocks = []
     for title, kind in kinds.items():

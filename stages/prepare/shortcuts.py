@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from stages.intervals import FEWEST, Z95, auroc_and_errors
 from stages.prepare.traits import TRAITS
 
 # An AUROC is an alarm where its interval lies above this: of a trait of the file, and of one of the content, in which
@@ -20,8 +21,6 @@ CONTENT = ("bytes per pixel", "red", "green", "blue", "brightness", "flat")
 # The distance from 0.5, in standard errors of a trait that tells nothing, from which it is no chance, whichever of the
 # 14 traits it is. The intervals alone raise an alarm in one of four sets of twenty pictures; ten never reach this.
 NO_CHANCE = 4
-Z95 = 1.96  # the half width of a 95 % interval in standard errors
-FEWEST = 4  # pictures of a class that are compared: two in each half
 MOST = 200_000  # pictures that are looked at, at random: enough for an AUROC to 0.002
 PREFIX = "datasets.<name>"  # of the parameters that an advice names
 
@@ -138,24 +137,6 @@ def auroc_of_names(names: np.ndarray, is_fake: np.ndarray) -> tuple[float, float
     auroc = float(np.mean([result[0] for result in results]))
     errors = [math.hypot(*(result[k] for result in results)) / 2 for k in (1, 2)]
     return max(0.5, auroc), errors[0], errors[1]
-
-
-def auroc_and_errors(values: np.ndarray, is_fake: np.ndarray) -> tuple[float, float, float]:
-    """Return the AUROC of values, (N), for is_fake, bool (N), at least two of each class; its standard error (DeLong,
-    DeLong & Clarke-Pearson 1988); and the standard error of values that tell nothing (Mann & Whitney 1947, for ties
-    Lehmann 1975). From counts by value, so ties cost nothing."""
-    _, code = np.unique(values, return_inverse=True)
-    fakes, reals = (np.bincount(code[of_class], minlength=code.max() + 1) for of_class in (is_fake, ~is_fake))
-    m, n = int(fakes.sum()), int(reals.sum())
-    reals_below = (np.cumsum(reals) - reals / 2) / n  # the share of REAL that a FAKE of this value exceeds
-    fakes_above = 1 - (np.cumsum(fakes) - fakes / 2) / m
-    auroc = float(fakes @ reals_below / m)
-    variance = float(fakes @ (reals_below - auroc) ** 2) / (m - 1) / m
-    variance += float(reals @ (fakes_above - auroc) ** 2) / (n - 1) / n
-    both, total = (fakes + reals).astype(np.float64), m + n
-    ties = float((both**3 - both).sum()) / (total * (total - 1))
-    null_variance = (total + 1 - ties) / (12 * m * n)
-    return auroc, math.sqrt(variance), math.sqrt(max(0.0, null_variance))
 
 
 def compare_medians(name: str, values: np.ndarray, is_fake: np.ndarray) -> str:

@@ -11,6 +11,7 @@ With `train.processes` above 1 each process calls `train_together`, and the firs
 import json
 import platform
 import time
+from pathlib import Path
 
 import numpy as np
 import timm
@@ -23,7 +24,7 @@ from detector.errors import UserError, run
 from detector.files import atomic_write, check_space
 from detector.labels import CLASSES, FAKE, probability
 from detector.record import ModelRecord
-from stages.data import channel_statistics, load_split
+from stages.data import INDEX, channel_statistics, load_split
 from stages.device import device_name, peak_memory_mb
 from stages.model import save_model, scale_of_bytes
 from stages.params import load_params, model_entry, weights_path
@@ -50,7 +51,7 @@ CROP = 0.75  # side of the crops in the first epochs, as a share of the image's
 
 def main() -> None:
     params = load_params()
-    check_options(params["train"], model_entry(params))
+    check_options(params["train"], model_entry(params), params["seed"])
     run_in_processes(train_together, params["train"]["processes"])
 
 
@@ -67,10 +68,10 @@ def train_together(group: Group) -> None:
     precision = choose_precision(options["precision"], device)
     train, val = load_split("data/train"), load_split("data/val")
 
-    data = [train.info["digest"], val.info["digest"]]
+    data = [Path("data", name, INDEX) for name in ("train", "val")]  # all columns, and the digests of the pixels
     versions = [torch.__version__, timm.__version__, device_name(), precision]
     weights = weights_path(spec["pretrained"])
-    key = digest_of(*loaded_code(), spec, options, seed, data, versions, weights)
+    key = digest_of(*loaded_code(), *data, spec, options, seed, versions, weights)
     group.check_equal(key, "the processes differ in code, parameters, data, versions or device: make all alike")
     checkpoint = Checkpoint(key) if group.rank == 0 else None
 
@@ -101,7 +102,7 @@ def train_together(group: Group) -> None:
         best = tensors["best"]
         if checkpoint:
             print(f"resuming after epoch {len(history)} of {epochs}, from {checkpoint.folder}", flush=True)
-    parameters = sum(parameter.numel() for parameter in network.parameters())
+    parameters = count_parameters(network)
     print(f"{params['model']}: {parameters:,} parameters, {device_name()}, {precision}", flush=True)
     if checkpoint:
         # fp32: the weights, their average, the best of it and two moments of the optimizer, beside the one before
@@ -204,24 +205,29 @@ def train_together(group: Group) -> None:
     chosen = history[best_epoch(history) - 1]
     metrics = {
         "best_epoch": best_epoch(history),
-        "val_accuracy": chosen["val/accuracy"],
-        "val_auroc": chosen["val/auroc"],
+        "val_accuracy": round(chosen["val/accuracy"], 6),
+        "val_auroc": round(chosen["val/auroc"], 6),
         "epochs": epochs,
         "seconds": round(sum(result["seconds"] for result in history), 1),
         "images_per_second": round(np.median([result["images_per_second"] for result in history]), 1),
         "peak_memory_mb": peak_memory_mb(),
         "device": device_name(),
         "precision": precision,
-        "parameters": parameters,
+        "parameters": count_parameters(evaluated),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "timm": timm.__version__,
     }
-    save_model("models/trained", evaluated, record)
-    with atomic_write("metrics/train.json") as new:
-        new.write_text(json.dumps(metrics, indent=2) + "\n")
-    write_curves(history, checkpoint.folder / "live")
+    # all or nothing: what can fail comes before the first of them takes its place
+    with atomic_write("metrics/train.json") as metrics_file, atomic_write("plots/training") as plots:
+        metrics_file.write_text(json.dumps(metrics, indent=2) + "\n")
+        write_curves(history, checkpoint.folder / "live", plots)
+        save_model("models/trained", evaluated, record)
     checkpoint.remove()
+
+
+def count_parameters(network: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
 
 
 if __name__ == "__main__":

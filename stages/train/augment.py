@@ -71,7 +71,8 @@ def batches(
     crop: int | None = None,
     process: tuple[int, int] = (0, 1),
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield one epoch of augmented images, uint8 (B, size, size, 3), and targets (B, ...), as `read_batches` does.
+    """Yield one epoch of augmented images, uint8 (B, size, size, 3), and targets (B, ...), as `read_batches` does;
+    for measurements and tests.
 
     With `crop` all images of a batch get the same crop of `crop` x `crop` pixels.
     """
@@ -120,7 +121,8 @@ def augmentation(
     the images that this process has of `batch_size`.
 
     The share `augment["corruption"]` of each batch is corrupted, an equal part of it in each way. No number is read
-    back from the device: a GPU would have to wait. Without a generator, torch's own random numbers are taken.
+    back from the device: a GPU would have to wait. Without a generator, torch's own random numbers are taken; the place
+    of a crop comes from those always.
     """
     translate = augment["translate"]
     mine = rows_of(process, 0, batch_size)
@@ -129,7 +131,8 @@ def augmentation(
     place = torch.arange(size, device=device)
     cropped = torch.arange(crop or size, device=device)
     corruptions = corruptions_for(size, device) if augment["corruption"] else []
-    each = round(augment["corruption"] * batch_size / max(1, len(corruptions)))
+    kinds = max(1, len(corruptions))
+    each = min(round(augment["corruption"] * batch_size / kinds), batch_size // kinds)
     shares = [rows_of(process, kind * each, (kind + 1) * each) for kind in range(len(corruptions))]
     counts = [len(range(each)[share]) for share in shares]
     corrupted = sum(counts)  # of the images that this process has

@@ -10,7 +10,6 @@ from sklearn.metrics import roc_auc_score
 from torch.nn import functional as F
 
 from detector.errors import UserError
-from detector.files import atomic_write
 from detector.labels import FAKE
 from stages.data import Split
 
@@ -19,11 +18,12 @@ History = list[dict[str, float]]  # of each finished epoch
 
 def validation_metrics(logits: np.ndarray, split: Split) -> dict[str, float]:
     """Loss, accuracy and AUROC of logits (N) on a split, before temperature and threshold."""
-    y, is_fake = torch.from_numpy(logits), torch.from_numpy(split.labels == FAKE)
+    is_fake = split.labels == FAKE
+    y, target = torch.from_numpy(logits), torch.from_numpy(is_fake).float()
     return {
-        "loss": F.binary_cross_entropy_with_logits(y, is_fake.float()).item(),
-        "accuracy": ((y > 0) == is_fake).float().mean().item(),
-        "auroc": float(roc_auc_score(is_fake, y)),
+        "loss": F.binary_cross_entropy_with_logits(y, target).item(),
+        "accuracy": float(np.mean((logits > 0) == is_fake)),
+        "auroc": float(roc_auc_score(is_fake, logits)),
     }
 
 
@@ -40,11 +40,10 @@ def best_epoch(history: History) -> int:
     return 1 + max(range(len(history)), key=lambda i: (history[i]["val/accuracy"], -history[i]["val/loss"]))
 
 
-def write_curves(history: History, folder: Path) -> None:
-    """Write plots/training: the dvclive log of the whole run, whether it was resumed or not."""
+def write_curves(history: History, folder: Path, plots: Path) -> None:
+    """Write plots/training: the dvclive log of the whole run, whether it was resumed or not. It is made in `folder`."""
     with Live(str(folder), dvcyaml=None, save_dvc_exp=False) as live:
         for live.step, result in enumerate(history, start=1):
             for name, value in result.items():
                 live.log_metric(name, value)
-    with atomic_write("plots/training") as new:
-        shutil.copytree(folder, new)
+    shutil.copytree(folder, plots)

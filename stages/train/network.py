@@ -16,7 +16,8 @@ def make_network(
 ) -> torch.nn.Module:
     """Return the network at the start, for images of `side` px, on its device, in the form in which it trains fastest.
 
-    Raises UserError for an `input_size` below `side`, for missing weights, and for what `build` refuses.
+    Raises UserError for an `input_size` below `side`, for missing weights, for a network whose last layer is not one
+    of logits, and for what `build` refuses.
     """
     enlargement = (spec["input_size"] or side) / side
     if enlargement < 1:
@@ -28,7 +29,10 @@ def make_network(
     outputs = 1 + len(OBJECT_CLASSES) if options["auxiliary_loss"] else 1
     weights = weights_path(spec["pretrained"])
     pretrained = bool(spec["pretrained"]) if weights is None else str(weights)
-    network = build(spec, pretrained, outputs, enlargement).to(memory_format=torch.channels_last).to(device)
+    network: Any = build(spec, pretrained, outputs, enlargement).to(memory_format=torch.channels_last).to(device)
+    last = network.get_classifier()
+    if not isinstance(last, torch.nn.Linear | torch.nn.Conv2d):  # `keep_first_output` cuts it
+        raise UserError(f"{spec['timm']} ends in {type(last).__name__}, not in one linear layer: take another network")
     if device.type == "cpu" and precision == "bf16":
         modules: list[Any] = list(network.modules())
         for module in modules:

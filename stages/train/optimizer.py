@@ -20,15 +20,17 @@ COEFFICIENTS = 3.4445, -4.7750, 2.0315  # Jordan's, steep at 0: small singular v
 def make_optimizer(network: Any, spec: dict[str, Any], precision: str) -> torch.optim.Optimizer:
     """Return the optimizer of one entry of `models`.
 
-    Weight decay is for matrices and kernels only; biases, norms and position embeddings go without. Raises UserError
-    for an optimizer that is not known.
+    Weight decay is for matrices and kernels only; biases, norms, position embeddings and whatever else timm says go
+    without. Raises UserError for an optimizer that is not known.
     """
     hidden: list[torch.nn.Parameter] = []
-    outer: list[torch.nn.Parameter] = []  # of the first layer, which sees colours, and the last, which gives logits
+    # of the first layer, which sees colours, and the last, which gives logits; and kernels of one channel each
+    outer: list[torch.nn.Parameter] = []
     others: list[torch.nn.Parameter] = []
     last = {id(parameter) for parameter in network.get_classifier().parameters()}
+    without = {"pos_embed", "cls_token"} | set(getattr(network, "no_weight_decay", set)())
     for name, parameter in network.named_parameters():
-        if parameter.ndim < 2 or name in ("pos_embed", "cls_token"):
+        if parameter.ndim < 2 or name in without:
             others.append(parameter)
         else:
             (outer if parameter.shape[1] <= 3 or id(parameter) in last else hidden).append(parameter)
@@ -100,7 +102,8 @@ class Muon(torch.optim.AdamW):
 
 
 def orthogonalize(matrices: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """(N, rows, columns) to matrices of the same singular vectors, with all singular values near 1; float32."""
+    """(N, rows, columns) to matrices of the same singular vectors, float32. Their larger singular values become about 1
+    (0.7 to 1.2), those far below the largest stay smaller."""
     a, b, c = COEFFICIENTS
     x = matrices.to(dtype)
     is_tall = x.shape[1] > x.shape[2]
