@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from detector.cores import thread_count
 from detector.errors import UserError
 from detector.pool import MEGABYTES, SECONDS
+from detector.released import DEFAULT
 from detector.sources import MAX_BYTES, MAX_PIXELS
 
 PREFIX = "SERVE_"  # not DETECTOR_: Kubernetes sets DETECTOR_PORT=tcp://... where a service is called detector
@@ -20,7 +21,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX)
 
-    models: Annotated[list[Path], NoDecode, Field(min_length=1)] = [Path("models/resnet18")]
+    models: Annotated[list[Path], NoDecode, Field(min_length=1)] = [Path(DEFAULT)]
     host: str = "127.0.0.1"
     hosts: Annotated[list[str], NoDecode] = []
     port: int = Field(default=8000, ge=0, le=65_535)

@@ -26,6 +26,7 @@ from detector.output import (
     prediction_row,
     with_bar,
 )
+from detector.released import DEFAULT
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -80,7 +81,7 @@ def ask(arguments: Sequence[str]) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("pictures", nargs="+", metavar="picture", help="a file, a folder, or - for standard input")
-    parser.add_argument("--model", default="models/resnet18", metavar="FOLDER", help="default: %(default)s")
+    parser.add_argument("--model", default=DEFAULT, metavar="FOLDER", help="default: %(default)s")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="a list with an object a picture")
     form.add_argument("--csv", action="store_true", help=", ".join(COLUMNS))

@@ -20,6 +20,7 @@ from detector.adapt_report import card, report
 from detector.errors import UserError
 from detector.files import atomic_write, file_sha256
 from detector.places import model_folder
+from detector.released import DEFAULT
 
 if TYPE_CHECKING:
     from detector.detector import Detector
@@ -60,7 +61,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--real", required=True, type=Path, metavar="FOLDER", help="photographs; subfolders count")
     parser.add_argument("--fake", required=True, type=Path, metavar="FOLDER", help="images by generators")
     parser.add_argument(
-        "--model", default="models/resnet18", type=Path, metavar="FOLDER", help="to start from (default: %(default)s)"
+        "--model", default=DEFAULT, type=Path, metavar="FOLDER", help="to start from (default: %(default)s)"
     )
     parser.add_argument(
         "--out", default="models/adapted", type=Path, metavar="FOLDER", help="to write (default: %(default)s)"

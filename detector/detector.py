@@ -107,9 +107,7 @@ class Detector:
         self.batch_size = images_at_a_time(SCORED, record.network_size)
 
     @classmethod
-    def load(
-        cls, folder: str | Path = "models/resnet18", threads: int | None = None, pool: DecodingPool | None = None
-    ) -> "Detector":
+    def load(cls, folder: str | Path, threads: int | None = None, pool: DecodingPool | None = None) -> "Detector":
         """Read a model folder. folder: its path; or `models/NAME` or `hf://OWNER/NAME` for what `python -m detector
         fetch` brought. threads: how many cores compute one batch; without it, OMP_NUM_THREADS or all. pool: decodes
         picture files, and several models may share it; without it, one with as many workers.
@@ -141,7 +139,7 @@ class Detector:
 
     @property
     def title(self) -> str:
-        """Which model this is, such as `resnet18, 98.82 % right on validation`."""
+        """Which model this is, such as `resnet18, 97.53 % right on validation`."""
         right = f"{100 * self.record.validation.accuracy:.2f} % right"
         if self.record.adapted is not None:
             return f"{self.record.model}, adapted, {right} in cross-validation"

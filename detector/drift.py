@@ -19,6 +19,7 @@ from tqdm import tqdm
 from detector.errors import UserError
 from detector.files import atomic_write
 from detector.places import model_folder
+from detector.released import DEFAULT
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -95,7 +96,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "folder", metavar="FOLDER", help=f"{LEAST} pictures or more; of more than {MOST}, {MOST} are drawn"
     )
-    parser.add_argument("--model", default="models/resnet18", metavar="FOLDER", help="default: %(default)s")
+    parser.add_argument("--model", default=DEFAULT, metavar="FOLDER", help="default: %(default)s")
     parser.add_argument("--html", metavar="FILE", help="write a report with pictures")
     parser.add_argument("--json", action="store_true", help="print an object")
     options = parser.parse_args(arguments)

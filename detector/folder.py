@@ -18,9 +18,11 @@ def read_record(folder: Path) -> tuple[ExportedRecord, str]:
         if folder.exists() and not folder.is_dir():
             raise UserError(f"{folder} is a file: a model is the folder with model.json and model.onnx") from None
         where = f"in {folder}" + ("" if folder.exists() else f" (there is no folder {folder.absolute()})")
-        raise UserError(
-            f"no model.onnx, model.safetensors and model.json {where}: in the repository, `dvc pull "
-            "models/resnet18` fetches a released model, `dvc repro export` puts one's own into models/exported; "
-            "elsewhere `python -m detector fetch` brings one"
-        ) from None
+        advice = (
+            f"`dvc pull {folder}` fetches it"
+            if Path(f"{folder}.dvc").exists()
+            else "in the repository, `dvc pull models/NAME` fetches a released model, `dvc repro export` makes models/"
+            "exported; elsewhere `python -m detector fetch` brings one"
+        )
+        raise UserError(f"no model.onnx, model.safetensors and model.json {where}: {advice}") from None
     return record, sha256

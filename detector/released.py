@@ -1,4 +1,4 @@
-"""Where a clone of the repository has the files of its released models.
+"""The model that is asked where none is named, and where a clone of the repository has the released models' files.
 
 `released/` is a DVC remote: files named by their MD5, and for each model a list of its files. Only the standard library
 is needed: `make ask` unpacks them before anything else is there.
@@ -7,6 +7,8 @@ is needed: `make ask` unpacks them before anything else is there.
 import json
 import re
 from collections.abc import Callable
+
+DEFAULT = "models/resnet18"
 
 
 def stored_at(md5: str) -> str:

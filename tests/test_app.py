@@ -29,6 +29,7 @@ from app.settings import Settings
 from detector import Detector, Prediction
 from detector.limit import LIMIT
 from detector.output import COLUMNS
+from detector.released import DEFAULT
 from tests.conftest import ROOT
 from tests.models import exported
 from tests.serving import (
@@ -442,7 +443,7 @@ def test_every_setting_is_documented_with_its_default() -> None:
     defaults = {}
     for name, field in Settings.model_fields.items():
         value = field.default
-        words = {"models": "models/resnet18", "hosts": "none", "threads": "all cores"}
+        words = {"models": DEFAULT, "hosts": "none", "threads": "all cores"}
         defaults[name.upper()] = words.get(name, str(value))
     assert dict(rows) == defaults
 

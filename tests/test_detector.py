@@ -637,13 +637,16 @@ def test_standard_input_is_one_picture(
 
 
 def test_a_missing_model_is_told_with_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no model\.onnx.*dvc pull models/resnet18.*dvc repro export"):
+    with pytest.raises(UserError, match=r"no model\.onnx.*dvc pull models/NAME.*dvc repro export"):
         main(["photo.jpg", "--model", str(tmp_path)])
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"file is a file: a model is the folder"):
         Detector.load(tmp_path / "file")
-    with pytest.raises(UserError, match=r"there is no folder /.*/nowhere/resnet18\).*dvc pull models/resnet18"):
+    with pytest.raises(UserError, match=r"there is no folder /.*/nowhere/resnet18\).*dvc pull models/NAME"):
         Detector.load("nowhere/resnet18")
+    (tmp_path / "released.dvc").touch()
+    with pytest.raises(UserError, match=rf": `dvc pull {tmp_path}/released` fetches it$"):
+        Detector.load(tmp_path / "released")
 
 
 def refuse(folder: Path) -> str:

@@ -99,7 +99,9 @@ def test_the_wheel_answers_in_an_empty_environment_as_the_clone_does(wheel: Path
     assert [row["verdict"] for row in json.loads(answers)] == ["FAKE", "REAL", "UNSURE"]
 
     # it is typed: a checker knows what it returns
-    (here / "mine.py").write_text("from detector import Detector\nreveal_type(Detector.load().predict([])[0].p_fake)\n")
+    (here / "mine.py").write_text(
+        "from detector import Detector\nreveal_type(Detector.load('m').predict([])[0].p_fake)\n"
+    )
     del environment["PYTHONPATH"]
     checked = say(sys.executable, "-m", "mypy", "--config-file=", "--python-executable", there / "python", "mine.py")
     assert 'Revealed type is "float"' in checked.replace("builtins.", "")
