@@ -5,6 +5,7 @@ The folder holds `model.safetensors`, the weights, and `model.json`, everything 
 """
 
 import difflib
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -86,8 +87,21 @@ class Enlarged(nn.Module):
         return super().forward_intermediates(self.enlarge(x), **options)  # type: ignore[misc]
 
     def enlarge(self, x: torch.Tensor) -> torch.Tensor:
-        sides = [round(self.enlargement * side) for side in x.shape[2:]]
-        return F.interpolate(x, sides, mode="bicubic")
+        """x: float32 (N, 3, H, W) -> the same, larger: `F.interpolate` but for rounding, as two products of matrices.
+
+        On a CPU that is 7 times as fast; in onnxruntime, interpolation was a fifth of an answer.
+        """
+        with torch.autocast(x.device.type, enabled=False):
+            rows, columns = (bicubic_matrix(side, round(self.enlargement * side), x.device) for side in x.shape[2:])
+            return (rows @ x @ columns.T).contiguous(memory_format=torch.channels_last)
+
+
+@functools.cache
+def bicubic_matrix(side: int, enlarged: int, device: torch.device) -> torch.Tensor:
+    """float32 (enlarged, side): what makes a row of `side` pixels one of `enlarged`."""
+    with torch.inference_mode(False):
+        identity = torch.eye(side, device=device)
+        return F.interpolate(identity[None, None], (enlarged, side), mode="bicubic")[0, 0]
 
 
 def conv_bn_relu(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
