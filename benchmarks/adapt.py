@@ -18,6 +18,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pyarrow.parquet as pq
 
+from benchmarks.heading import heading, model_fact
 from detector import Detector
 from detector.adapt import adapt
 from detector.errors import run
@@ -26,7 +27,6 @@ from detector.head import Head, extract
 from detector.labels import FAKE, REAL, is_answered, probability
 from detector.record import ExportedRecord
 from detector.session import open_session
-from stages.device import device_name
 
 SIZES, DRAWS, OTHERS = (20, 50, 100), 3, 600
 COLUMNS = ("before", "accuracy", "in cross-validation", "UNSURE", "right, of the others", "out of distribution")
@@ -38,7 +38,8 @@ def main() -> None:
     parser.add_argument("--fake", nargs=3, required=True, action="append", metavar=("NAME", "TRAIN", "TEST"))
     parser.add_argument("--model", type=Path, default="models/resnet18", help="(default: %(default)s)")
     options = parser.parse_args()
-    print(f"# Adapted to a few pictures\n\n{device_name()}; from {options.model}.\n")
+    base = Detector.load(options.model)
+    print(heading("Adapted to a few pictures", model_fact(base.title, base.sha256)))
     print(f"In %, on {OTHERS} photographs and {OTHERS} fakes that it was not adapted to; mean of {DRAWS} draws ± their")
     print("standard deviation. *before* is the accuracy of the model that was adapted.\n")
     print(f"| adapted to | {' | '.join(COLUMNS)} |\n| --- |{' ---: |' * len(COLUMNS)}")

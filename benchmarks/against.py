@@ -22,10 +22,11 @@ from pathlib import Path
 from ruamel.yaml import YAML
 from tqdm import tqdm
 
+from benchmarks.heading import heading
 from benchmarks.trainers import EPOCH
 from detector.errors import UserError, run
 from detector.files import file_sha256
-from stages.device import claim, device_name
+from stages.device import claim
 from stages.params import load_params
 
 MODELS = {"train": ["quick", "resnet18", "vit_tiny"], "evaluate": ["resnet18", "vit_tiny"]}
@@ -48,7 +49,7 @@ def main() -> None:
     load_params()  # says so when this is not the root of the repository
     claim()
     stage, models = arguments.stage, arguments.models or MODELS[arguments.stage]
-    print(f"# {stage} before and after\n\n{device_name()}.\n")
+    print(heading(f"{stage} before and after"))
     print(f"| | before | after | after / before, of {arguments.turns} turns | the same bytes |")
     print("| --- | ---: | ---: | ---: | --- |", flush=True)
     with tempfile.TemporaryDirectory() as temporary:

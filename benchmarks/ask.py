@@ -16,7 +16,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -25,11 +24,10 @@ import numpy as np
 from PIL import Image
 
 from benchmarks import plain_environment  # noqa: F401
+from benchmarks.heading import heading, model_fact
 from detector import Detector
 from detector.errors import UserError, run
-from detector.record import ExportedRecord
 from stages.data import load_split
-from stages.device import device_name
 
 MODEL = "models/exported"
 WARM = 100  # files before the clock starts
@@ -67,9 +65,9 @@ def main() -> None:
             if done.returncode:
                 raise UserError(f"{way}: {(done.stderr.strip() or 'no message').splitlines()[-1]}")
             results[way] = json.loads(done.stdout.splitlines()[-1])
-    record = ExportedRecord.read(Path(arguments.model))
-    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "onnxruntime", "transformers"))
-    print(f"# Asking a model\n\n{device_name()}; {versions}.\n")
+    detector = Detector.load(arguments.model)
+    fact, record = model_fact(detector.title, detector.sha256), detector.record
+    print(heading("Asking a model", fact, versions=("torch", "onnxruntime", "transformers")))
     print(report(record.model, record.flip_tta_margin, len(images), results))
 
 

@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from benchmarks.heading import heading
 from detector.colours import SRGB_PRIMARIES, matrix_profile
 from detector.errors import run
 from detector.pool import MEGABYTES, SECONDS
@@ -47,7 +48,8 @@ def main() -> None:
     parser.add_argument("--megapixels", type=float, default=MAX_PIXELS / 1e6, help="(default: %(default)s)")
     megapixels = parser.parse_args().megapixels
 
-    print(f"# What decoding costs\n\nA worker may take {MEGABYTES} MB and {SECONDS:g} s for a file.\n")
+    print(heading("What decoding costs", versions=("pillow", "simplejpeg")))
+    print(f"A worker may take {MEGABYTES} MB and {SECONDS:g} s for a file.\n")
     print("| Picture | megapixels | file, MB | memory, MB | bytes a pixel | kept, MB | processor time, s |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     for name, save in tqdm(PICTURES.items(), disable=None):

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from benchmarks.heading import heading, model_fact
 from detector import Detector
 from detector.errors import UserError, run
 
@@ -35,9 +36,9 @@ def main() -> None:
     arguments = parser.parse_args()
 
     detector = Detector.load(arguments.model)
-    print("# One flipped bit\n")
-    model, copies = arguments.model, arguments.copies
-    print(f"{model}; {copies} copies a file, each with one flipped bit anywhere. Shares of all copies;")
+    fact, copies = model_fact(detector.title, detector.sha256), arguments.copies
+    print(heading("One flipped bit", fact, versions=("pillow", "simplejpeg")))
+    print(f"{copies} copies a file, each with one flipped bit anywhere. Shares of all copies;")
     print("`most` is the largest change of P(FAKE) without a word.\n")
     print("| File | bytes | refused | a note | not a word | and P(FAKE) moved by more than 0.005 | most |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
+from benchmarks.heading import heading, model_fact
 from detector import Detector
 from detector.drift import LEVEL
 from detector.errors import run
@@ -23,7 +24,6 @@ from detector.labels import FAKE, REAL, probability
 from detector.reference import Reference
 from detector.two_sample import Rows, TwoSampleTest, concatenate
 from stages.data import OBJECT_CLASSES, Split, load_split
-from stages.device import device_name
 from stages.evaluate.corruptions import corruption
 from stages.intervals import wilson_interval
 from stages.params import load_params
@@ -59,7 +59,7 @@ def main() -> None:
     split = load_split("data/test")
 
     pictures = f"{len(reference.rows):,} pictures of its validation split"
-    print(f"# Drift\n\n{device_name()}; {options.model}, compared with {pictures}.")
+    print(heading("Drift", model_fact(detector.title, detector.sha256), f"compared with {pictures}"))
     print(f"Shares of samples, in %, that `python -m detector drift` calls drifted, at its level of {LEVEL:.0%}.\n")
     columns = " | ".join(f"{size:,} pictures" for size in SIZES)
     print(f"| pictures | accuracy | {columns} |\n| --- | ---: |{' ---: |' * len(SIZES)}")

@@ -16,14 +16,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 from ruamel.yaml import YAML
 from tqdm import tqdm
 
+from benchmarks.heading import heading
 from detector.errors import UserError, run
-from stages.device import claim, device_name
+from stages.device import claim
 from stages.params import load_params
 from tools.sweep import living
 
@@ -84,9 +84,8 @@ def main() -> None:
         rows.append((f"`dvc queue start`, {runs}, to the last result", running, n * one_run, n))
         rows.append((f"both, {runs}", queueing + running, n * one_run, n))
 
-    print("# What DVC adds\n")
-    versions = ", ".join(f"{name} {version(name)}" for name in ("DVC", "dulwich", "ruamel.yaml.clib"))
-    print(f"{device_name()}; {os.cpu_count()} cores; {versions}; {history / 1e6:.0f} MB in .git/objects.\n")
+    versions = ("DVC", "dulwich", "ruamel.yaml.clib")
+    print(heading("What DVC adds", f"{history / 1e6:.0f} MB in .git/objects", versions=versions))
     print(
         f"The sample, {MODEL}, one epoch. Scripts alone, median of {arguments.turns}: "
         f"{', '.join(f'{script} {took:.1f} s' for script, took in script_seconds.items())}. An experiment with another "

@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 from ruamel.yaml import YAML
 
+from benchmarks.heading import heading
 from detector.cores import keep_freed_memory
 
 import torch  # isort: skip
@@ -36,7 +37,7 @@ from detector.errors import UserError, one_line, run
 from detector.files import atomic_write
 from detector.labels import FAKE
 from stages.data import load_split
-from stages.device import claim, device_name, gpu_candidates
+from stages.device import claim, gpu_candidates
 from stages.params import load_params, model_entry
 from stages.train.augment import reader
 from stages.train.network import choose_precision, compute_deterministically
@@ -68,8 +69,8 @@ def main() -> None:
         side = split.images.shape[1]
         task = Task(spec, options, side, reader(split.images, device), targets, device, precision)
         compute_deterministically()
-        machine = f"{device_name()}; {os.cpu_count()} cores; torch {torch.__version__}"
-        lines = [f"# On a GPU\n\n{machine}; {arguments.model}, batches of {spec['batch_size']}, {precision}."]
+        task_fact = f"{arguments.model}, batches of {spec['batch_size']}, {precision}"
+        lines = [heading("On a GPU", task_fact).rstrip()]
         parts: dict[str, Callable[[float], list[str]]] = {
             "Checks": lambda _: table("check", "", checks(task)),
             "Profile": lambda _: table("part of a step", "ms", profile(task)),

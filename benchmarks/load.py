@@ -25,9 +25,9 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from benchmarks import plain_environment  # noqa: F401
+from benchmarks.heading import heading, model_fact
 from detector import Detector
 from detector.errors import UserError, run
-from stages.device import device_name
 
 SERVICES = {
     "app": [sys.executable, "-m", "app"],
@@ -49,7 +49,7 @@ def main() -> None:
         print(json.dumps(asyncio.run(send_requests(int(port), int(number), float(duration)))))
         return
 
-    title = Detector.load(options.model).title
+    detector = Detector.load(options.model)
     times: dict[tuple[str, int], list[list[float]]] = {}
     with serving("app", options.model) as app, serving("plain", options.model) as plain:
         ports = {"app": app, "plain": plain}
@@ -60,7 +60,8 @@ def main() -> None:
             repeat = ask(ports[service], clients, options.seconds)
             times.setdefault((service, clients), []).append(repeat)
 
-    print(f"# The service under load\n\n{title}; {device_name()}; {os.cpu_count()} cores, which the clients share.\n")
+    fact = model_fact(detector.title, detector.sha256)
+    print(heading("The service under load", fact, "the clients share the cores", versions=("onnxruntime", "torch")))
     print(table(times, options.clients, options.seconds))
 
 

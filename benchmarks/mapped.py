@@ -22,10 +22,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from benchmarks.heading import heading
 from detector.cores import keep_freed_memory
 from detector.errors import run
 from stages.data import MappedImages, load_split
-from stages.device import claim, device_name
+from stages.device import claim
 from stages.model import normalize
 from stages.params import load_params, model_entry
 from stages.train.augment import batches, reader
@@ -80,7 +81,7 @@ def main() -> None:
             before = read_from_disk()
             rates[way].append(rate(images, turn))
             read[way].append((read_from_disk() - before) / 1e6)
-    print(f"# Training from a memory map\n\n{device_name()}; torch {torch.__version__}.\n")
+    print(heading("Training from a memory map"))
     seen = f"{arguments.steps * spec['batch_size']:,} images a turn"
     print(f"{count:,} images of {side} px, {size / 1e6:,.0f} MB; {arguments.model}, {precision}; {seen}.\n")
     print("| pixels | images/s | of those in memory | MB from the disk |\n| --- | ---: | ---: | ---: |")

@@ -32,6 +32,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from benchmarks.heading import heading
 from detector.errors import UserError, run
 
 FOLDERS = ("stages", "detector")
@@ -113,7 +114,8 @@ def main() -> None:
         finally:
             pool.shutdown(cancel_futures=True)  # after Ctrl-C only the tests that run are waited for
     minutes = (time.monotonic() - begun) / 60
-    print(f"# Mutants\n\nCommit {commit[:10]}, seed {arguments.seed}; {minutes:.0f} minutes since the last start.\n")
+    facts = (f"commit {commit[:10]}", f"seed {arguments.seed}", f"{minutes:.0f} minutes since the last start")
+    print(heading("Mutants", *facts))
     report(drawn, notes.known, tests)
 
 

@@ -20,14 +20,13 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
-import torchvision
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from tqdm import tqdm
 
+from benchmarks.heading import heading
 from detector.cores import thread_count
 from detector.errors import run
-from stages.device import device_name
 from stages.params import dataset_entry, load_params
 from stages.prepare.decoding import MOST_PROCESSES, decode_split
 from stages.prepare.sources import Pictures, open_source
@@ -76,11 +75,7 @@ def main() -> None:
             sums.add(int(pixels.sum(dtype=np.int64)))
         assert len(sums) == 1, "not all have the same pixels"
 
-    print("# Decoding\n")
-    print(
-        f"{device_name()}; {os.cpu_count()} cores; torch {torch.__version__}, torchvision {torchvision.__version__}, "
-        f"datasets {datasets.__version__}.\n"
-    )
+    print(heading("Decoding", versions=("torch", "torchvision", "datasets")))
     print(f"{len(data):,} images of {dataset}, from JPEG bytes to one array; the best of {TURNS} turns.\n")
     print("| | images/s | `prepare` is |\n| --- | ---: | ---: |")
     base = min(seconds[next(iter(seconds))])

@@ -17,10 +17,11 @@ from sklearn.preprocessing import StandardScaler
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from benchmarks.heading import heading
 from detector.errors import run
 from detector.labels import FAKE
 from stages.data import load_split
-from stages.device import claim, device_name
+from stages.device import claim
 from stages.model import build, normalize
 from stages.params import load_params, model_entry, weights_path
 from stages.train.network import pretrained_statistics
@@ -38,8 +39,7 @@ def main() -> None:
     rows = np.random.default_rng(0).permutation(len(test))[:count]
     rows = rows[test.object_class[rows] >= 0]
     tasks = {"which of ten objects": test.object_class[rows], "REAL or FAKE": test.labels[rows] == FAKE}
-    print("# Linear probes of the pretrained weights\n")
-    print(f"`python -m benchmarks.probe`, {device_name()}, torch {torch.__version__}, {count} test images of CIFAKE.\n")
+    print(heading("Linear probes of the pretrained weights", f"{count:,} test images of CIFAKE"))
     print("| Features | " + " | ".join(f"{task}, right" for task in tasks) + " |")
     print("| --- | ---: | ---: |")
     for name, weights in (("ImageNet weights", str(weights_path(spec["pretrained"]))), ("random weights", False)):

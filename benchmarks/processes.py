@@ -20,11 +20,11 @@ import numpy as np
 import torch
 from torch import distributed
 
+from benchmarks.heading import heading
 from detector.cores import keep_freed_memory
 from detector.errors import UserError, run
 from detector.sizes import REFERENCE_SIDE
 from stages.data import MappedImages
-from stages.device import device_name
 from stages.model import normalize
 from stages.params import load_params, model_entry
 from stages.train.augment import batches, reader
@@ -105,7 +105,7 @@ def measure(group: Group) -> None:
         if turn:  # the first is to warm up
             seconds[variant].append((time.perf_counter() - began) / arguments.steps)
 
-    print(f"# {several}\n\n{device_name()} in each; torch {torch.__version__}; {distributed.get_backend()}.\n")
+    print(heading(several, f"these threads in each; {distributed.get_backend()}"))
     print(f"{arguments.model}, batches of {batch_size} images of {side} px, {precision}.\n")
     print("| | images/s | of one process | efficiency |\n| --- | ---: | ---: | ---: |")
     one = batch_size / statistics.median(seconds["one process"])

@@ -14,7 +14,6 @@ import io
 import itertools
 import json
 import math
-import os
 import random
 import statistics
 import subprocess
@@ -31,10 +30,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from app.settings import Settings
+from benchmarks.heading import heading, model_fact
 from benchmarks.load import at, request, serving
 from detector import Detector
 from detector.errors import run
-from stages.device import device_name
 
 CLIENTS = 4  # of each kind
 PATIENCE = 10  # seconds beyond the service's timeout, after which a client gives up
@@ -76,14 +75,15 @@ def main() -> None:
         asyncio.run(strangers(int(port), FILES[kind](int(seed))))
         return
 
-    title = Detector.load(options.model).title
+    detector = Detector.load(options.model)
+    fact = model_fact(detector.title, detector.sha256)
     turns: dict[str, list[Turn]] = {kind: [] for kind in options.beside}
     with serving("app", options.model) as port:
         ask(port, 1)  # warm
         for number, kind in tqdm(list(itertools.product(range(options.turns), options.beside)), disable=None):
             with beside(port, kind, number):
                 turns[kind].append(ask(port, options.seconds))
-    print(f"# Good requests beside strangers' files\n\n{title}; {device_name()}; {os.cpu_count()} cores.\n")
+    print(heading("Good requests beside strangers' files", fact, versions=("onnxruntime", "pillow")))
     print(report(turns))
 
 

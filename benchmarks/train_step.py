@@ -18,12 +18,12 @@ beside the images, the workspace of its kernels and CUDA itself.
 import argparse
 import copy
 import itertools
-import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from benchmarks.heading import heading
 from detector.cores import keep_freed_memory
 
 import torch  # isort: skip
@@ -36,7 +36,7 @@ from tqdm import tqdm
 from detector.errors import run
 from detector.sizes import REFERENCE_SIDE, images_at_a_time
 from stages.data import MappedImages
-from stages.device import claim, device_name
+from stages.device import claim
 from stages.model import SmallMapConv2d, normalize
 from stages.params import load_params, model_entry
 from stages.train.augment import batches, reader
@@ -70,8 +70,7 @@ def main() -> None:
     claim()
     compute_deterministically()  # as in training
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    machine = f"{device_name()}; {os.cpu_count()} cores; torch {torch.__version__}"
-    print(f"# Training step\n\n{machine}; images of {arguments.side} px.")
+    print(heading("Training step", f"images of {arguments.side} px").rstrip())
     for name in arguments.models:
         compare(name, params, device, arguments)
 

@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
+from datetime import date
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -260,7 +261,7 @@ def report(
         raise UserError(f"not the same network, device or precision, so nothing to compare: {different}")
     ((_, setting),) = networks
     print("# Trainers\n")
-    print(f"{MODEL}; {setting}; {os.cpu_count()} cores; {versions(list(trainings))}.\n")
+    print(f"{MODEL}; {setting}; {os.cpu_count()} cores; {versions(list(trainings))}; {date.today()}.\n")
     print(f"- {params['dataset']}: {counts[0]:,} images to train on, {counts[1]:,} to validate on")
     print(
         "- the same for all: the images, the network (of params.yaml, made by stages.model.build, small-map "
