@@ -315,6 +315,7 @@ def elsewhere(rows: list[dict[str, Any]]) -> str:
 verdict, not UNSURE and not called out of distribution. AUROC is against the photographs of the same data set, 0.5 is
 chance. In brackets the 95 % interval; of few groups of images that belong together, such as three photographs, it is
 rather their range. A *control* has photographs of the training data's kind, for the AUROC of the fakes beside them.
+The repository has `sample` and `elsewhere` in its folder data, with what they are.
 
 {table(heading, cells)}"""
 

@@ -18,6 +18,7 @@ from stages.prepare.sheets import draw_examples, draw_near_duplicates
 from stages.prepare.shortcuts import Shortcut, alarm_lines, shortcuts_table
 
 IMBALANCE = 0.6  # share of the larger class from which it is said
+MOST_PAIRS = 40  # of near-duplicates that are drawn
 Parts = dict[str, np.ndarray]  # which images are train, val and test: bool (N)
 
 
@@ -110,9 +111,11 @@ def write_plots(folder: Path, data: Decoded, parts: Parts, near: np.ndarray, fou
     folder.mkdir(parents=True)
     draw_examples(folder / "examples.png", data.read, data.labels, data.sources, data.source_names)
     part_of = np.select(list(parts.values()), list(parts), "left out")
-    shown = near[np.unique(np.linspace(0, max(0, len(near) - 1), min(40, len(near))).astype(int))]
+    shown = near[np.unique(np.linspace(0, max(0, len(near) - 1), min(MOST_PAIRS, len(near))).astype(int))]
     captions = [" / ".join(f"{part_of[i]} {CLASSES[data.labels[i]]}" for i in pair) for pair in shown.tolist()]
     title = f"{len(near):,} pairs of near-duplicates"
+    if len(shown) < len(near):
+        title += f", {len(shown)} of them"
     one, other = (data.read(column) for column in shown.T.reshape(2, -1))
     draw_near_duplicates(folder / "near_duplicates.png", one, other, captions, title)
     with (folder / "shortcuts.csv").open("w", newline="") as file:

@@ -16,7 +16,6 @@ TILE, GAP, MARGIN = 96, 6, 10  # pixels; three times CIFAKE's 32
 COLUMNS = (WIDTH - 2 * MARGIN + GAP) // (TILE + GAP)
 HEADING, CAPTION = 20, 15  # pixels, the sizes of the letters; a phone shows them at half of it
 MOST_SOURCES = 12  # of a class that are drawn, those with the most pictures
-MOST_PAIRS = 40
 
 
 def draw_examples(
@@ -39,7 +38,8 @@ def draw_examples(
             of_source = np.flatnonzero((labels == label) & (sources == source))
             shown = of_source[np.unique(np.linspace(0, len(of_source) - 1, COLUMNS).astype(int))]
             name = drawable(source_names[source], f"source {source + 1}")
-            rows.append((f"{class_name}: {name}", f"{len(of_source):,}", read(shown)))
+            heading = class_name if name == class_name else f"{class_name}: {name}"
+            rows.append((heading, f"{len(of_source):,}", read(shown)))
         if len(most_first) > MOST_SOURCES:
             left_out.append(f"{len(most_first) - MOST_SOURCES} more of {class_name}")
 
@@ -61,11 +61,10 @@ def draw_examples(
 
 
 def draw_near_duplicates(path: Path, one: np.ndarray, other: np.ndarray, captions: list[str], title: str) -> None:
-    """Draw pairs of images side by side, each over its caption, such as "train / test"; the first MOST_PAIRS of them.
+    """Draw pairs of images side by side, each over its caption, such as "train / test".
 
     one, other: uint8 (P, S, S, 3), RGB, P >= 0. title: such as "590 pairs of near-duplicates".
     """
-    one, other, captions = one[:MOST_PAIRS], other[:MOST_PAIRS], captions[:MOST_PAIRS]
     pair_width, pair_height = 2 * TILE + 2 * GAP, TILE + CAPTION + 3 * GAP
     in_row = (WIDTH - 2 * MARGIN + GAP) // pair_width
     top = MARGIN + HEADING + 2 * GAP
