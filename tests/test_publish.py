@@ -43,6 +43,7 @@ def test_an_experiment_is_published_without_applying_it(here: Project) -> None:
     assert "there is no experiment yours" in the_error(here.tool("publish", "yours", ok=False))
 
 
+@pytest.mark.long
 def test_results_of_another_model_are_not_published_as_this_one_s(here: Project) -> None:
     """After `dvc exp run train` git still holds what the stages behind it said of the model before."""
     here.env["CIFAKE_SOURCE"] = "data/sample"
