@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from detector.record import ExportedRecord
 from stages.card import REPORTS, body, main
 from stages.params import load_params
+from tests.conftest import Project
 
 Inputs = tuple[ExportedRecord, dict[str, Any], list[dict[str, str]], dict[str, Any]]
 
@@ -128,3 +129,14 @@ def test_what_could_not_be_measured_is_left_out(inputs: Inputs) -> None:
     assert "On the test split no image gets another answer." in said
     assert "Nothing was measured: `evaluate.external` names no data set that was here." in said
     assert "flipped image" not in said
+
+
+@pytest.mark.long
+def test_a_new_export_gets_its_card_from_the_next_dvc_repro(here: Project) -> None:
+    here.env["CIFAKE_SOURCE"] = "data/sample"
+    card = here.path / "models/exported/README.md"
+    before = card.read_text()
+    here.stage("export")  # by itself: a card of the export before would be of another model
+    assert not card.exists()
+    here.run("dvc", "repro")
+    assert card.read_text() == before
