@@ -83,8 +83,10 @@ def fetch(model: str, source: str | None = None, sha256: str | None = None) -> P
         new.mkdir()
         open_file = open_model(open_source(source, Path(scratch)), model, source)
         if digests is None:
-            check_record(copy(open_file(FILE), new / FILE, source), sha256, model, source)
-            digests = ExportedRecord.read(new).sha256
+            digest = copy(open_file(FILE), new / FILE, source)
+            check_record(digest, sha256, model, source)
+            released = (files for files in RELEASED.values() if files.get(FILE) == digest)
+            digests = next(released, ExportedRecord.read(new).sha256)
         for file, digest in digests.items():
             if copy(open_file(file), new / file, source) != digest:
                 raise not_wanted(file, source)

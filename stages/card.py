@@ -10,7 +10,6 @@ a model (huggingface.co/docs/hub/model-cards).
 import csv
 import io
 import json
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from detector.pictures import SPARE
 from detector.record import ExportedRecord
 from detector.sources import FORMATS, MAX_PIXELS
 from stages.intervals import images_behind, wilson_interval
-from stages.params import load_params
+from stages.params import licence_beside, load_params, weights_path
 
 FOLDER = Path("models/exported")
 REPORTS = ("prepare", "train", "test", "robustness", "export", "external_sources")  # metrics/<name>.json
@@ -167,7 +166,7 @@ about where a picture comes from, and not to be used for decisions about people 
 
 - {limit}
 - What it says of other generators and other photographs stands [below](#elsewhere), as far as it was measured.
-- P(FAKE) is for a world in which half of the pictures are fake. Where one in a hundred is, most pictures called FAKE
+- P(FAKE) is for a world in which half of the pictures are fake. Where one in a hundred is, many pictures called FAKE
   are photographs.
 - A FAKE or REAL is a statement about traces in {size}x{size} pixels. What a picture loses when it is made that small,
   the model does not see.
@@ -185,7 +184,7 @@ are a near-duplicate of one. Digest of the training images: `{record.data_digest
 ## Training
 
 {train["epochs"]} epochs from {origin(record)}, with {params["models"][record.model]["optimizer"]}, the best on
-validation kept (epoch {train["best_epoch"]}, {share(train["val_accuracy"])} right there).
+validation kept (epoch {train["best_epoch"]}, {share(record.validation.accuracy)} right there).
 {augmenting(params["train"], len(classes) > 1)} {train["seconds"] / 60:.0f} minutes on {train["device"]},
 {train["precision"]}; torch {train["torch"]}, timm {train["timm"]}. Epoch, threshold ({record.threshold:.3f}),
 temperature ({record.temperature:.3f}) and abstention band were chosen on validation.
@@ -225,8 +224,7 @@ of pictures, and those of the sample, in view (resnet18): of kinds that nobody t
 {FITTED[record.fit].format(size=size)} One of that size is taken as it is.{reencoding(record)} Before, it is turned
 upright as its EXIF orientation says, its colours are converted to sRGB where the file says what they are, 16 bits are
 made 8 (the upper ones), other colours are made RGB, and transparency is put on white; of an animation the first frame
-is used. A JPEG is decoded at a half, quarter or eighth of its size where that leaves {SPARE * size} pixels or more in
-width and height. Each answer has notes on what was done. Formats: {", ".join(FORMATS)}, up to
+is used. {reducing(record)}Each answer has notes on what was done. Formats: {", ".join(FORMATS)}, up to
 {MAX_PIXELS // 10**6} megapixels, a JPEG up to {2 * MAX_PIXELS // 10**6}.
 
 ## Files
@@ -250,9 +248,11 @@ def test_rows(prepare: dict[str, Any], test: dict[str, Any]) -> list[list[str]]:
     def row(heading: str, name: str) -> list[str]:
         return [heading, *estimate(test[name], images[name])]
 
+    # of fewer than four images of a class there is none
+    auroc_ends = f"{test['auroc_low']:.4f} to {test['auroc_high']:.4f}" if "auroc_low" in test else ""
     rows = [
         row("Accuracy", "accuracy"),
-        ["AUROC", f"{test['auroc']:.4f}", f"{test['auroc_low']:.4f} to {test['auroc_high']:.4f}"],
+        ["AUROC", f"{test['auroc']:.4f}", auroc_ends],
         ["Average precision", f"{test['average_precision']:.4f}", ""],
         ["F1", f"{test['f1']:.4f}", ""],
         row("FAKE recall", "fake_recall"),
@@ -330,10 +330,8 @@ def origin(record: ExportedRecord) -> str:
 
 def licence_of_weights(record: ExportedRecord) -> str:
     """Return the text of the licence beside the weights that training started from, where there is one."""
-    if not isinstance(record.pretrained, str):
-        return ""
-    licence = Path(os.environ.get("DVC_ROOT", "."), record.pretrained).with_name("LICENSE")  # as weights_path says
-    if not licence.exists():
+    licence = licence_beside(weights_path(record.pretrained))
+    if licence is None:
         return ""
     return f"\n\nThe weights that it started from have this licence:\n\n```\n{licence.read_text().strip()}\n```"
 
@@ -352,15 +350,25 @@ def flipping(record: ExportedRecord) -> str:
     )
 
 
+def reducing(record: ExportedRecord) -> str:
+    if record.fit == "crop":
+        return ""
+    return (
+        f"A JPEG is decoded at a half, quarter or eighth of its size where that leaves {SPARE * record.input_size} "
+        "pixels or\nmore in width and height. "
+    )
+
+
 def reencoding(record: ExportedRecord) -> str:
     return f" Then it is encoded as JPEG of quality {record.reencode}." if record.reencode else ""
 
 
 def augmenting(train: dict[str, Any], objects_are_known: bool) -> str:
     augment = train["augment"]
-    flipped = "Images were flipped and moved" if augment["flip"] else "Images were moved"
+    ways = ["flipped"] if augment["flip"] else []
+    ways += [f"moved by up to {augment['translate']} px"] if augment["translate"] else []
     auxiliary = "; what object they show was an auxiliary task" if train["auxiliary_loss"] and objects_are_known else ""
-    return f"{flipped} by up to {augment['translate']} px{auxiliary}."
+    return f"Images were {' and '.join(ways) or 'neither flipped nor moved'}{auxiliary}."
 
 
 def corrupting(train: dict[str, Any]) -> str:
@@ -368,7 +376,7 @@ def corrupting(train: dict[str, Any]) -> str:
     if not corrupted:
         return "No image was corrupted in training."
     return (
-        f"{100 * corrupted:.0f} % of the training images were corrupted in these ways, with strengths that include\n"
+        f"{100 * corrupted:g} % of the training images were corrupted in these ways, with strengths that include\n"
         "most of these: of other kinds of corruption the table says nothing."
     )
 

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from detector.errors import UserError, run
 from detector.files import atomic_write, file_sha256, walk_once
 from detector.sources import SUFFIXES
-from stages.params import dataset_entry, external_entries, load_params, model_entry, weights_path
+from stages.params import dataset_entry, external_entries, licence_beside, load_params, model_entry, weights_path
 
 FINGERPRINT, EXTERNAL = Path("data/fingerprint.json"), Path("data/external.json")
 PRETRAINED = Path("models/pretrained.json")
@@ -51,7 +51,9 @@ def main() -> None:
     is_here = isinstance(pretrained, str) and (repository() / pretrained).exists()
     if is_here or recorded(PRETRAINED, "pretrained") != pretrained:
         weights = weights_path(pretrained)
-        write(PRETRAINED, {"pretrained": pretrained} | ({"sha256": file_sha256(weights)} if weights else {}))
+        files = {"sha256": weights, "licence_sha256": licence_beside(weights)}
+        digests = {key: file_sha256(file) for key, file in files.items() if file}
+        write(PRETRAINED, {"pretrained": pretrained, **digests})
 
 
 def write(path: Path, content: dict[str, Any]) -> None:

@@ -5,7 +5,6 @@ The folder holds `model.safetensors`, the weights, and `model.json`, everything 
 """
 
 import difflib
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -96,12 +95,19 @@ class Enlarged(nn.Module):
             return (rows @ x @ columns.T).contiguous(memory_format=torch.channels_last)
 
 
-@functools.cache
+_matrices: dict[tuple[int, int, torch.device], torch.Tensor] = {}
+
+
 def bicubic_matrix(side: int, enlarged: int, device: torch.device) -> torch.Tensor:
     """float32 (enlarged, side): what makes a row of `side` pixels one of `enlarged`."""
+    if (known := _matrices.get((side, enlarged, device))) is not None:
+        return known
     with torch.inference_mode(False):
         identity = torch.eye(side, device=device)
-        return F.interpolate(identity[None, None], (enlarged, side), mode="bicubic")[0, 0]
+        matrix = F.interpolate(identity[None, None], (enlarged, side), mode="bicubic")[0, 0]
+    if type(matrix) is torch.Tensor:  # it is none while a program is traced
+        _matrices[side, enlarged, device] = matrix
+    return matrix
 
 
 def conv_bn_relu(inputs: int, outputs: int, stride: int) -> list[nn.Module]:

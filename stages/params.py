@@ -30,7 +30,7 @@ DATASET_DEFAULTS: dict[str, Any] = {
     "group": None,
     "leave_out": [],
     "cluster": None,
-    "control": [],
+    "control": {},
     "image_size": 32,
     "fit": "stretch",
     "reencode": None,
@@ -90,6 +90,14 @@ def weights_path(pretrained: bool | str) -> Path | None:
     raise UserError(f"the weights {pretrained} are not here: put the file there, or set models.<name>.pretrained")
 
 
+def licence_beside(weights: Path | None) -> Path | None:
+    """Return the file LICENSE beside pretrained weights, None where there is none. One in the repository's root is not
+    theirs."""
+    licence = weights and weights.with_name("LICENSE")
+    root = Path(os.environ.get("DVC_ROOT", ".")).resolve()
+    return licence if licence and licence.is_file() and licence.resolve().parent != root else None
+
+
 def dataset_entry(params: dict[str, Any]) -> dict[str, Any]:
     """Return the entry of `datasets` that `dataset` names, whole: with what holds where it says nothing, and `labels`
     as lists of strings by class. Raises UserError where there is none, and for a key or a value that means nothing."""
@@ -121,9 +129,10 @@ def dataset_entry(params: dict[str, Any]) -> dict[str, Any]:
     check(quality is None or not entry["strict"], "reencode", "left out of a strict entry")
     for key in ("environment", "path", "hub", "image", "label", "source", "group", "cluster"):
         check(entry[key] is None or isinstance(entry[key], str), key, "a name")
-    for key in ("leave_out", "control"):
-        lists_names = isinstance(entry[key], list) and all(isinstance(one, str) for one in entry[key])
-        check(lists_names, key, "a list of sources, as in [flux]")
+    check(is_list_of_names(entry["leave_out"]), "leave_out", "a list of sources, as in [flux]")
+    control = entry["control"]
+    is_map = isinstance(control, dict) and all(map(is_list_of_names, control.values()))
+    check(is_map, "control", "a map from sources to data sets, as in {cifar10: [cifake]}")
     check(entry["near_duplicates"] in ("together", "anywhere"), "near_duplicates", "together or anywhere")
     labels = entry["labels"]
     check(isinstance(labels, dict) and set(labels) == set(CLASSES), "labels", "a map with the keys FAKE and REAL")
@@ -132,6 +141,10 @@ def dataset_entry(params: dict[str, Any]) -> dict[str, Any]:
     both = set(entry["labels"]["FAKE"]) & set(entry["labels"]["REAL"])
     check(not both, "labels", f"one class for each name, {', '.join(sorted(both))} has two")
     return entry
+
+
+def is_list_of_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
 
 
 def external_entries(params: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -9,8 +9,9 @@ import pytest
 from ruamel.yaml import YAML
 from safetensors.torch import load_file
 
+from detector.errors import UserError
 from detector.record import ExportedRecord
-from stages.card import REPORTS, body, main
+from stages.card import REPORTS, body, main, origin
 from stages.params import load_params
 from tests.conftest import Project
 
@@ -85,19 +86,30 @@ def test_it_says_what_training_was(inputs: Inputs) -> None:
 
 def test_pretrained_weights_are_named_with_their_licence(inputs: Inputs, tmp_path: Path) -> None:
     record, reports, classes, params = inputs
+    weights = tmp_path / "weights.safetensors"
+    record = record.model_copy(update={"pretrained": str(weights), "enlarged_size": 96})
+    with pytest.raises(UserError, match=r"weights\.safetensors are not here"):  # a card without the licence
+        body(record, reports, classes, params)
+    weights.touch()
     (tmp_path / "LICENSE").write_text("Copyright (c) Somebody\n")
-    weights = str(tmp_path / "weights.safetensors")
-
-    def said_of(**changes: object) -> str:
-        return flat(body(record.model_copy(update=changes), reports, classes, params))
-
-    said = said_of(pretrained=weights, enlarged_size=96)
+    said = flat(body(record, reports, classes, params))
     assert f"epochs from the weights {weights}, under a licence of their own" in said
     assert "that its pretrained weights want" in said
     assert "have this licence: ``` Copyright (c) Somebody ```" in said
     assert "It enlarges the image to 96x96 (bicubic)" in said
-    known = "models/pretrained/resnet18-imagenet.safetensors"
-    assert "epochs from ML.NET's ResNet18 (NuGet" in said_of(pretrained=known)
+    known = record.model_copy(update={"pretrained": "models/pretrained/resnet18-imagenet.safetensors"})
+    assert origin(known).startswith("ML.NET's ResNet18 (NuGet package")
+
+
+def test_the_licence_of_the_repository_is_not_that_of_weights_beside_it(
+    inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record, reports, classes, params = inputs
+    monkeypatch.chdir(tmp_path)
+    for name in ("LICENSE", "mine.safetensors"):
+        Path(name).write_text("Copyright (c) the repository")
+    said = body(record.model_copy(update={"pretrained": "mine.safetensors"}), reports, classes, params)
+    assert "Copyright (c) the repository" not in said
 
 
 def test_a_card_of_other_data_says_so(inputs: Inputs) -> None:
@@ -113,7 +125,7 @@ def test_a_card_of_other_data_says_so(inputs: Inputs) -> None:
     assert "encoded as JPEG of quality 75" in said
     assert "timm's own stem" in said
     assert "| flux | 50.00 % | 40.00 % to 60.00 % | 50 |" in text
-    for other in ("CIFAKE", "CIFAR", "small sample", "### By object", "what object they show"):
+    for other in ("CIFAKE", "CIFAR", "small sample", "### By object", "what object they show", "A JPEG is decoded"):
         assert other not in text
 
 
@@ -121,7 +133,7 @@ def test_what_could_not_be_measured_is_left_out(inputs: Inputs) -> None:
     """Where every test image is in training too, or no image gets an answer, and where nothing is elsewhere."""
     record, reports, classes, params = inputs
     reports["external_sources"] = []
-    for name in ("accuracy_without_leaked", "selective_accuracy"):
+    for name in ("accuracy_without_leaked", "selective_accuracy", "auroc_low", "auroc_high"):
         reports["test"].pop(name, None)
     record = record.model_copy(update={"abstention_band": (0.01, 0.99), "flip_tta_margin": 0.0})
     said = flat(body(record, reports, classes, params))

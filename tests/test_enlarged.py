@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from detector import Detector
 from detector.errors import UserError
 from detector.session import open_session, score
+from stages import model
 from stages.evaluate import __main__ as evaluate
 from stages.export import __main__ as export
 from stages.export import ood
@@ -79,6 +80,16 @@ def test_it_is_saved_loaded_and_exported_for_pictures_of_the_size_of_the_data(
     assert exported == pytest.approx(predict_logits(rounded, images, record.mean, record.std), abs=1e-4)
     assert exported == pytest.approx(logits, abs=0.02)
     assert Detector.load(tmp_path / "exported").predict(list(images[:2]))[0].notes == []
+
+
+def test_what_a_traced_program_made_is_not_kept_for_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model, "_matrices", {})
+    network = build(RESNET, enlargement=1.5).eval()
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        exported = torch.export.export(network, (x,), strict=False).module()(x)
+        assert type(network(x)) is torch.Tensor
+        torch.testing.assert_close(network(x), exported)
 
 
 def test_another_enlargement_is_another_network() -> None:

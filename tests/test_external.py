@@ -125,7 +125,9 @@ def test_sources_that_are_not_elsewhere_are_marked_and_images_in_no_group_stand_
         source_names=["fakes", "photographs"],
         groups=np.where(np.arange(len(rows)) < 2, 1, 0).astype(np.uint64),
     )
-    found = source_rows("mine", {"test": pictures}, Detector.load(pipeline / "models/exported"), ["photographs"])
+    found = source_rows(
+        "mine", {"test": pictures}, Detector.load(pipeline / "models/exported"), {"photographs": ["cifake"]}
+    )
     assert [(row["source"], row["control"]) for row in found] == [("fakes", False), ("photographs", True)]
     assert sum(row["groups"] for row in found) >= len(rows) - 2
 
@@ -153,6 +155,11 @@ def test_a_picture_that_was_not_read_in_time_is_asked_about_again(pipeline: Path
     said = answers("mine", [pictures], detector)
     assert [one is None for one in said] == [False, False, True]
     assert calls == [3, 2]
+
+
+def test_where_a_class_is_missing_nothing_is_said_of_both() -> None:
+    fakes = [{"class": "FAKE", "control": False, "caught": [0.5, 0, 1], "confidently_wrong": [0.5, 0, 1]}]
+    assert external_summary(fakes) == {"caught_elsewhere": 0.5}
 
 
 def test_intervals_are_wider_where_images_come_in_groups() -> None:

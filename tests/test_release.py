@@ -126,3 +126,9 @@ def test_a_clone_that_has_an_earlier_release_gets_the_new_one(here: Project) -> 
     assert "models/tiny is ready" in here.tool("unpack").stdout
     assert record.read_text() == of_the_release
     assert here.tool("unpack").stdout == ""
+    # a model of the user's own beside it is none of these
+    shutil.copytree(here.path / "models/exported", here.path / "models/mine")
+    here.run("dvc", "add", "models/mine")
+    assert here.tool("unpack").stdout == ""
+    here.tool("release", "tiny")
+    assert list(json.loads((here.path / "detector/released.json").read_text())) == ["tiny"]

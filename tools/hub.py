@@ -59,7 +59,7 @@ def push(folder: Path, name: str) -> None:
         raise UserError(
             f"{folder / CARD} has no metadata for the hub: make the model anew, `export` and `adapt` write it"
         )
-    files = [FILE, *record.sha256]
+    files = sorted({FILE, CARD, *record.sha256})  # the card is written after model.json
     api = HfApi()
     with hub_errors(name):
         api.create_repo(name, exist_ok=True)

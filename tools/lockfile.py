@@ -19,8 +19,10 @@ def check_results(read: Callable[[str], str]) -> str:
 
     read: returns the text of a file of the run.
     """
-    params, stages = (YAML(typ="safe", pure=True).load(read(name)) for name in ("params.yaml", "dvc.lock"))
-    stages = stages["stages"]
+    names = ("params.yaml", "dvc.yaml", "dvc.lock")
+    params, pipeline, lock = (YAML(typ="safe", pure=True).load(read(name)) for name in names)
+    # DVC keeps in dvc.lock what is no stage any more
+    stages = {name: stage for name, stage in lock["stages"].items() if name in pipeline["stages"]}
     outs = {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", [])}
     code = set()
     for name, stage in stages.items():

@@ -90,10 +90,16 @@ def check(name: str, folder: Path) -> None:
         raise UserError(f"the model was trained on {record.dataset}: only models of cifake are released")
 
 
+def released_trackers() -> list[Path]:
+    """Return the .dvc files of the released models; users may track models of their own beside them."""
+    trackers = sorted(Path("models").glob("*.dvc"))
+    return [path for path in trackers if YAML(typ="safe").load(path)["outs"][0].get("remote") == REMOTE]
+
+
 def remove_unneeded() -> None:
     """Remove from the remote what no model of the work tree needs any more."""
     needed = set()
-    for tracker in Path("models").glob("*.dvc"):
+    for tracker in released_trackers():
         digest = YAML(typ="safe").load(tracker)["outs"][0]["md5"]
         needed |= {digest, *list_files(read, tracker.stem).values()}
     for file in STORE.rglob("*"):
@@ -105,7 +111,7 @@ def write_digests() -> None:
     """Write the SHA-256 of each file of each released model."""
     digests = {
         tracker.stem: {name: file_sha256(stored_at(md5)) for name, md5 in list_files(read, tracker.stem).items()}
-        for tracker in sorted(Path("models").glob("*.dvc"))
+        for tracker in released_trackers()
     }
     with atomic_write(DIGESTS) as new:
         new.write_text(json.dumps(digests, indent=2) + "\n")

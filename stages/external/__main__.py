@@ -29,6 +29,7 @@ from stages.params import external_entries, load_params
 from stages.prepare.sources import Pictures, read_splits
 
 Row = dict[str, Any]  # of metrics/external_sources.json
+Control = dict[str, list[str]]
 
 
 def main() -> None:
@@ -64,10 +65,13 @@ def external_rows(detector: Detector, params: dict[str, Any]) -> list[Row]:
     return rows
 
 
-def source_rows(name: str, splits: dict[str, Pictures], detector: Detector, control: Sequence[str] = ()) -> list[Row]:
+def source_rows(
+    name: str, splits: dict[str, Pictures], detector: Detector, control: Control | None = None
+) -> list[Row]:
     """Return the rows of a data set: of its test split where it has one, else of all its pictures.
 
-    control: names of sources that are of the training data's kind, there for the AUROC of the others.
+    control: by source, the entries of `datasets` whose images are of its kind. For a model that was trained on one of
+    those the source is a control: there for the AUROC of the others, and not elsewhere.
 
     Each number is [value, low, high], with a 95 % interval. confidently_wrong: shares of images that get the wrong
     verdict, FAKE or REAL, and are not called out of distribution. auroc is that of a source of fakes against all REAL
@@ -102,7 +106,7 @@ def source_rows(name: str, splits: dict[str, Pictures], detector: Detector, cont
                 "dataset": name,
                 "source": str(source),
                 "class": CLASSES[FAKE if fake else REAL],
-                "control": str(source) in control,
+                "control": detector.record.dataset in (control or {}).get(str(source), ()),
                 "images": int(rows_of.sum()),
                 "groups": None if of_groups is None else len(np.unique(of_groups)),
             }
@@ -143,15 +147,16 @@ def external_summary(rows: list[Row]) -> dict[str, float]:
     """Return metrics/external.json: means over rows, each of which counts as much as any other of its class, and
     controls not at all.
 
-    What is confidently wrong is the mean of both classes' means: who always says the same gets a half.
+    What is confidently wrong is the mean of both classes' means: who always says the same gets a half. It is left out
+    where a class is missing.
     """
     rows, means = [row for row in rows if not row["control"]], {}
     for name in ("auroc", "caught", "false_alarms"):
         if values := [row[name][0] for row in rows if row.get(name)]:
             means[f"{name}_elsewhere"] = fmean(values)
     wrong = [[row["confidently_wrong"][0] for row in rows if row["class"] == c] for c in CLASSES]
-    if any(wrong):
-        means = {"confidently_wrong_elsewhere": fmean(fmean(values) for values in wrong if values), **means}
+    if all(wrong):
+        means = {"confidently_wrong_elsewhere": fmean(fmean(values) for values in wrong), **means}
     return {name: round(value, 6) for name, value in means.items()}
 
 
