@@ -22,7 +22,7 @@ from detector.record import ExportedRecord
 from detector.released import list_files, stored_at
 from tools.lockfile import check_results
 from tools.shell import DVC, check_up_to_date, command, find_experiment
-from tools.unpack import read
+from tools.unpack import read, released_trackers
 
 EXPORTED = Path("models/exported")
 REMOTE = "released"
@@ -88,12 +88,6 @@ def check(name: str, folder: Path) -> None:
         raise UserError(f"the model is a {record.model}, no {name}: name an experiment with model={name}")
     if record.dataset != "cifake":
         raise UserError(f"the model was trained on {record.dataset}: only models of cifake are released")
-
-
-def released_trackers() -> list[Path]:
-    """Return the .dvc files of the released models; users may track models of their own beside them."""
-    trackers = sorted(Path("models").glob("*.dvc"))
-    return [path for path in trackers if YAML(typ="safe").load(path)["outs"][0].get("remote") == REMOTE]
 
 
 def remove_unneeded() -> None:

@@ -14,18 +14,21 @@ from detector.released import list_files, stored_at
 
 
 def main() -> None:
-    trackers = sorted(Path("models").glob("*.dvc"))
+    trackers = released_trackers()
     if not trackers:
         raise UserError("no released model in models/: run this from the root of the repository")
     for tracker in trackers:
         unpack(tracker)
 
 
+def released_trackers() -> list[Path]:
+    """Return the .dvc files of the released models; users may track models of their own beside them."""
+    return [path for path in sorted(Path("models").glob("*.dvc")) if b"remote: released" in path.read_bytes()]
+
+
 def unpack(tracker: Path) -> None:
     """Write the folder of a `models/<name>.dvc`, unless that release is there. Raises UserError for a missing or broken
     file."""
-    if b"remote: released" not in tracker.read_bytes():  # a model of the user's own
-        return
     folder = tracker.with_suffix("")
     md5s = list_files(read, folder.name)
     if all((folder / name).is_file() and digest((folder / name).read_bytes()) == md5 for name, md5 in md5s.items()):
