@@ -1,4 +1,5 @@
-"""What is chosen on validation, once, and travels in model.json: temperature, threshold, abstention band.
+"""What is chosen on validation, once: the offset, which becomes part of the network, and what travels in model.json:
+temperature, threshold, abstention band.
 
 Training chooses them on the validation split; `python -m detector adapt` chooses temperature and band by
 cross-validation. It needs scipy, which asking does without.
@@ -9,31 +10,57 @@ Throughout, `logits` are the network's logits of FAKE, shape (N); `p_fake` are p
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize, minimize_scalar
+from scipy.special import expit
 from scipy.stats import binom
 
 Array = NDArray[np.floating]
 Mask = NDArray[np.bool_]
 
+LOG_TEMPERATURES = np.log(0.01), np.log(100)
+
 
 def fit_temperature(logits: Array, is_fake: Mask) -> float:
     """Return the temperature, 0.01 to 100, with the least negative log likelihood.
 
-    Guo et al. 2017, "On Calibration of Modern Neural Networks". The targets are Platt's (1999),
-    (n + 1) / (n + 2) in place of 1: a finite sample that is separated without a mistake then asks
-    for high confidence, not for an infinite one.
+    Guo et al. 2017, "On Calibration of Modern Neural Networks". The targets are Platt's (1999), (n + 1) / (n + 2) in
+    place of 1: a finite sample that is separated without a mistake then asks for high confidence, not an infinite one.
     """
-    z = np.asarray(logits, np.float64)
-    fakes = int(is_fake.sum())
-    reals = len(z) - fakes
-    target = np.where(is_fake, (fakes + 1) / (fakes + 2), 1 / (reals + 2))
+    z, target = np.asarray(logits, np.float64), platt_targets(is_fake)
 
     def nll(log_temperature: float) -> float:
         scaled = z / np.exp(log_temperature)
         return float(np.mean(np.logaddexp(0, scaled) - target * scaled))
 
-    best = minimize_scalar(nll, bounds=(np.log(0.01), np.log(100)), method="bounded", options={"xatol": 1e-6})
+    best = minimize_scalar(nll, bounds=LOG_TEMPERATURES, method="bounded", options={"xatol": 1e-6})
     return float(np.exp(best.x))
+
+
+def fit_offset(logits: Array, is_fake: Mask) -> float:
+    """Return what, added to the logits, gives the least negative log likelihood, at the temperature that is best then.
+
+    Platt's (1999) sigmoid(a * logit + b): the offset is b / a and the temperature 1 / a. A network may lean to one
+    class, which no temperature undoes. The offset puts the boundary somewhere among the logits.
+    """
+    z, target = np.asarray(logits, np.float64), platt_targets(is_fake)
+
+    def nll(parameters: Array) -> tuple[float, Array]:
+        log_temperature, offset = parameters
+        scaled = (z + offset) / np.exp(log_temperature)
+        slope = (expit(scaled) - target) / len(z)  # of the mean, by each scaled logit
+        gradient = np.array([-(slope @ scaled), slope.sum() / np.exp(log_temperature)])
+        return float(np.mean(np.logaddexp(0, scaled) - target * scaled)), gradient
+
+    start = np.array([np.log(fit_temperature(z, is_fake)), np.clip(0, -z.max(), -z.min())])
+    best = minimize(nll, start, jac=True, method="L-BFGS-B", bounds=[LOG_TEMPERATURES, (-z.max(), -z.min())])
+    return float(best.x[1])
+
+
+def platt_targets(is_fake: Mask) -> Array:
+    """Return Platt's (1999) targets, float64 (N): a little less than 1 for FAKE, a little more than 0 for REAL."""
+    fakes = int(is_fake.sum())
+    reals = len(is_fake) - fakes
+    return np.where(is_fake, (fakes + 1) / (fakes + 2), 1 / (reals + 2))
 
 
 def choose_threshold(p_fake: Array, is_fake: Mask) -> float:

@@ -187,7 +187,8 @@ are a near-duplicate of one. Digest of the training images: `{record.data_digest
 validation kept (epoch {train["best_epoch"]}, {share(record.validation.accuracy)} right there).
 {augmenting(params["train"], len(classes) > 1)} {train["seconds"] / 60:.0f} minutes on {train["device"]},
 {train["precision"]}; torch {train["torch"]}, timm {train["timm"]}. Epoch, threshold ({record.threshold:.3f}),
-temperature ({record.temperature:.3f}) and abstention band were chosen on validation.
+temperature ({record.temperature:.3f}), abstention band and an offset, which is part of the network's last bias, were
+chosen on validation.
 
 ## On the test split
 

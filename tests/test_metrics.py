@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from detector.calibration import choose_abstention_band, choose_threshold, fit_temperature
+from detector.calibration import choose_abstention_band, choose_threshold, fit_offset, fit_temperature
 from detector.errors import UserError
 from detector.labels import probability
 from stages.metrics import calibration_bins, classification_metrics, expected_calibration_error
@@ -52,6 +52,31 @@ def test_temperature_stays_finite_when_no_image_is_mistaken() -> None:
 def test_temperature_of_useless_scores_means_one_half(worst: np.ndarray) -> None:
     temperature = fit_temperature(worst, flags("FFRR"))
     assert probability(worst, temperature) == pytest.approx(np.full(4, 0.5), abs=0.02)
+
+
+@pytest.mark.parametrize("lean", [-4.0, 0.0, 0.5, 20.0])
+@pytest.mark.parametrize("factor", [0.2, 1.0, 4.0])
+def test_offset_undoes_a_lean_to_one_class(lean: float, factor: float) -> None:
+    logits, is_fake = calibrated()
+    leaning = ((logits + lean) * factor).astype(np.float32)
+    assert fit_offset(leaning, is_fake) == pytest.approx(-lean * factor, abs=0.05 * factor)
+
+
+def test_offset_lowers_the_error_of_calibration_that_a_temperature_leaves() -> None:
+    logits, is_fake = calibrated()
+    leaning = logits + 3
+    errors = []
+    for offset in (0.0, fit_offset(leaning[::2], is_fake[::2])):
+        temperature = fit_temperature(leaning[::2] + offset, is_fake[::2])
+        p_fake = probability(leaning[1::2] + offset, temperature)
+        errors.append(expected_calibration_error(p_fake, is_fake[1::2]))
+    assert errors[1] < 0.015 < 0.05 < errors[0]
+
+
+@pytest.mark.parametrize("logits", [[9.0, 7, -7, -9], [5.0, 4, 3, 2], [-5.0, -5, 5, 5], [0.0, 0, 0, 0], [2.0, 2, 2, 2]])
+def test_offset_puts_the_boundary_among_the_logits(logits: list[float]) -> None:
+    offset = fit_offset(np.array(logits), flags("FFRR"))
+    assert min(logits) <= -offset <= max(logits)
 
 
 def test_probabilities_of_very_confident_logits_still_differ() -> None:

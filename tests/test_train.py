@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from detector.calibration import choose_abstention_band, choose_threshold, fit_temperature
+from detector.calibration import choose_abstention_band, choose_threshold, fit_offset, fit_temperature
 from detector.errors import UserError
 from detector.labels import FAKE, probability
 from stages.data import load_split
@@ -50,6 +50,7 @@ def test_a_trained_model_is_a_folder_that_explains_itself(undisturbed: Project) 
     val = load_split(undisturbed.path / "data/val")
     is_fake = val.labels == FAKE
     unflipped = predict_logits(network, val.images, record.mean, record.std)
+    assert fit_offset(unflipped, is_fake) == pytest.approx(0, abs=0.01), "the network has it in it"
     share = load_params()["train"]["flip_tta"]
     assert (np.abs(unflipped) < record.flip_tta_margin).mean() == pytest.approx(share, abs=1 / len(val))
     logits = predict_logits(network, val.images, record.mean, record.std, record.flip_tta_margin)

@@ -18,7 +18,7 @@ import timm
 import torch
 from tqdm import tqdm
 
-from detector.calibration import choose_abstention_band, choose_threshold, fit_temperature
+from detector.calibration import choose_abstention_band, choose_threshold, fit_offset, fit_temperature
 from detector.cores import keep_freed_memory
 from detector.errors import UserError, run
 from detector.files import atomic_write, check_space
@@ -171,11 +171,12 @@ def train_together(group: Group) -> None:
     bar.close()
 
     evaluated.load_state_dict(best)
-    keep_first_output(evaluated)
-    margin = 0.0
+    is_fake = val.labels == FAKE
+    keep_first_output(evaluated, fit_offset(group.predict_logits(evaluated, val.images, mean, std), is_fake))
+    val_logits, margin = group.predict_logits(evaluated, val.images, mean, std), 0.0
     if options["flip_tta"]:
-        margin = float(np.quantile(np.abs(group.predict_logits(evaluated, val.images, mean, std)), options["flip_tta"]))
-    val_logits, is_fake = group.predict_logits(evaluated, val.images, mean, std, margin), val.labels == FAKE
+        margin = float(np.quantile(np.abs(val_logits), options["flip_tta"]))
+        val_logits = group.predict_logits(evaluated, val.images, mean, std, margin)
     if checkpoint is None:
         return
     temperature = fit_temperature(val_logits, is_fake)

@@ -47,11 +47,13 @@ def pretrained_statistics(network: Any) -> tuple[tuple[float, ...], tuple[float,
     return tuple(network.pretrained_cfg["mean"]), tuple(network.pretrained_cfg["std"])
 
 
-def keep_first_output(network: Any) -> None:
-    """Leave a trained network the logit of FAKE alone, without the object classes."""
+def keep_first_output(network: Any, offset: float) -> None:
+    """Leave a trained network the logit of FAKE alone, with `offset` added, and without the object classes. A last
+    layer that has no bias keeps its logit as it is."""
     classifier = network.get_classifier()
     for name, parameter in list(classifier.named_parameters()):
-        setattr(classifier, name, torch.nn.Parameter(parameter[:1].detach().clone()))
+        added = offset if name == "bias" else 0.0
+        setattr(classifier, name, torch.nn.Parameter(parameter[:1].detach() + added))
 
 
 @torch.no_grad()
