@@ -90,9 +90,9 @@ def choose_abstention_band(p_fake: Array, is_fake: Mask, selective_accuracy: flo
     The band is the narrowest around 0.5 outside of which `selective_accuracy`, the share of the answers that are right,
     is reached with 95 % confidence. Bands are tried from a wide one on, each with an exact binomial test, and the first
     that fails ends the search, so that the confidence holds for all tests together (fixed sequence testing;
-    Angelopoulos et al. 2021, "Learn then Test"). The confidence is that of a detector fixed beforehand: an epoch chosen
-    on the same images makes it a little optimistic. Where nothing can be promised the band is (0, 1) and everything is
-    UNSURE: to prove 99.5 % takes 598 images without a mistake.
+    Angelopoulos et al. 2021, "Learn then Test"). The confidence is that of a detector fixed beforehand: an epoch and
+    an offset chosen on the same images make it a little optimistic. Where nothing can be promised the band is (0, 1)
+    and everything is UNSURE: to prove 99.5 % takes 598 images without a mistake.
     """
     p = np.asarray(p_fake, np.float64)
     confidence = np.abs(p - 0.5)

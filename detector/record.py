@@ -41,8 +41,8 @@ class Strict(BaseModel):
 
 
 class Validation(Strict):
-    """What the best epoch is worth on the validation split, with flip test-time augmentation, before temperature and
-    threshold."""
+    """What the best epoch is worth on the validation split, with its offset and flip test-time augmentation, before
+    temperature and threshold."""
 
     loss: Annotated[float, Field(ge=0)]
     accuracy: Share

@@ -347,7 +347,7 @@ def flipping(record: ExportedRecord) -> str:
         return ""
     return (
         f"Where |logit| is below {record.flip_tta_margin:.2f}, `python -m detector` scores the flipped image as well\n"
-        "and takes the mean; all numbers here are with that."
+        "and takes the mean; all metrics here are with that."
     )
 
 
@@ -377,8 +377,8 @@ def corrupting(train: dict[str, Any]) -> str:
     if not corrupted:
         return "No image was corrupted in training."
     return (
-        f"{100 * corrupted:g} % of the training images were corrupted in these ways, with strengths that include\n"
-        "most of these: of other kinds of corruption the table says nothing."
+        f"{100 * corrupted:g} % of the training images were corrupted in these ways, with strengths around these:\n"
+        "of other kinds of corruption the table says nothing."
     )
 
 

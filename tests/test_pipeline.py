@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -124,6 +126,18 @@ def test_the_deps_of_a_stage_are_its_folder_and_the_shared_modules_it_imports(pi
     imported = set(json.loads((pipeline / "imports" / stage).read_text()))
     folder = f"stages/{stage}"
     own = {folder} if (ROOT / folder).is_dir() else set()
+    if "detector/pool.py" in imported:  # it starts processes, which decode pictures and which the trace does not reach
+        imported |= worker_modules()
     shared = {name for name in imported if not name.startswith((f"{folder}/", "imports/"))}
     declared = {dep for dep in STAGES[stage]["deps"] if dep.startswith(("stages", "detector"))}
     assert declared == own | shared
+
+
+def worker_modules() -> set[str]:
+    """Return the files of this repository that a decoding process imports."""
+    program = (
+        "import sys, detector.worker as w; w.import_decoders(); print(*(m.__file__ for n, m in sys.modules.items() "
+    )
+    program += "if n.startswith('detector')), sep='\\n')"
+    listed = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    return {Path(line).relative_to(ROOT).as_posix() for line in listed.stdout.split()}

@@ -39,6 +39,8 @@ MEANING = {
     "deletion_random": (SCORE, LOWER),
     "val_accuracy": (SHARE, HIGHER),
     "val_auroc": (SCORE, HIGHER),
+    "offset": (SCORE, NEITHER),
+    "temperature": (SCORE, NEITHER),
     "seconds": (SECONDS, LOWER),
     "images_per_second": (RATE, HIGHER),
     "peak_memory_mb": (MEGABYTES, LOWER),

@@ -172,7 +172,8 @@ def train_together(group: Group) -> None:
 
     evaluated.load_state_dict(best)
     is_fake = val.labels == FAKE
-    keep_first_output(evaluated, fit_offset(group.predict_logits(evaluated, val.images, mean, std), is_fake))
+    offset = group.from_first(fit_offset(group.predict_logits(evaluated, val.images, mean, std), is_fake))
+    keep_first_output(evaluated, offset)
     val_logits, margin = group.predict_logits(evaluated, val.images, mean, std), 0.0
     if options["flip_tta"]:
         margin = float(np.quantile(np.abs(val_logits), options["flip_tta"]))
@@ -208,6 +209,8 @@ def train_together(group: Group) -> None:
         "best_epoch": best_epoch(history),
         "val_accuracy": round(chosen["val/accuracy"], 6),
         "val_auroc": round(chosen["val/auroc"], 6),
+        "offset": round(offset, 6),
+        "temperature": round(temperature, 6),
         "epochs": epochs,
         "seconds": round(sum(result["seconds"] for result in history), 1),
         "images_per_second": round(np.median([result["images_per_second"] for result in history]), 1),
