@@ -136,8 +136,8 @@ def test_the_deps_of_a_stage_are_its_folder_and_the_shared_modules_it_imports(pi
 def worker_modules() -> set[str]:
     """Return the files of this repository that a decoding process imports."""
     program = (
-        "import sys, detector.worker as w; w.import_decoders(); print(*(m.__file__ for n, m in sys.modules.items() "
+        "import sys; from detector.worker import import_decoders; import_decoders();"
+        r"print(*(m.__file__ for name, m in sys.modules.items() if name.startswith('detector')), sep='\n')"
     )
-    program += "if n.startswith('detector')), sep='\\n')"
     listed = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     return {Path(line).relative_to(ROOT).as_posix() for line in listed.stdout.split()}
