@@ -2,7 +2,7 @@
 
     from detector import Detector
 
-    detector = Detector.load("models/resnet18")
+    detector = Detector.load("models/vit_tiny")
     for prediction in detector.predict(["photo.jpg", "drawing.png"]):
         print(prediction.verdict, prediction.p_fake, prediction.notes)
 
