@@ -26,6 +26,7 @@ from detector.features import write_extractor
 from detector.head import Head, extract
 from detector.labels import FAKE, REAL, is_answered, probability
 from detector.record import ExportedRecord
+from detector.released import DEFAULT
 from detector.session import open_session
 
 SIZES, DRAWS, OTHERS = (20, 50, 100), 3, 600
@@ -36,7 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--real", nargs=2, required=True, metavar=("TRAIN", "TEST"))
     parser.add_argument("--fake", nargs=3, required=True, action="append", metavar=("NAME", "TRAIN", "TEST"))
-    parser.add_argument("--model", type=Path, default="models/resnet18", help="(default: %(default)s)")
+    parser.add_argument("--model", type=Path, default=DEFAULT, help="(default: %(default)s)")
     options = parser.parse_args()
     base = Detector.load(options.model)
     print(heading("Adapted to a few pictures", model_fact(base.title, base.sha256)))

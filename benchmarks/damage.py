@@ -16,6 +16,7 @@ from PIL import Image
 from benchmarks.heading import heading, model_fact
 from detector import Detector
 from detector.errors import UserError, run
+from detector.released import DEFAULT
 
 MOVED = 0.005  # of P(FAKE), from which on a flip counts
 SIZE = (640, 480)
@@ -31,7 +32,7 @@ FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="models/resnet18", metavar="FOLDER", help="(default: %(default)s)")
+    parser.add_argument("--model", default=DEFAULT, metavar="FOLDER", help="(default: %(default)s)")
     parser.add_argument("--copies", type=int, default=400, metavar="N", help="of each file (default: %(default)s)")
     arguments = parser.parse_args()
 

@@ -5,7 +5,7 @@
     CIFAKE_SOURCE=cifake.zip python -m benchmarks.digests     # CIFAKE too: five minutes on two cores
 
 The digests are of numbers, never of their names: a renamed weight or metric changes none. Compare runs of one machine
-with the same threads. The released models must be there: `dvc pull models/resnet18 models/vit_tiny`.
+with the same threads. The released models must be there: `python -m tools.unpack`.
 """
 
 import argparse
@@ -28,6 +28,7 @@ from safetensors import safe_open
 
 from detector import Detector
 from detector.errors import UserError, run
+from detector.released import DEFAULT
 from stages.data import Split, load_split, write_split
 
 ROOT = Path(__file__).parent.parent
@@ -46,8 +47,8 @@ def main() -> None:
 
 
 def digests() -> Iterator[str]:
-    for name in ("resnet18", "vit_tiny"):
-        yield f"answers of models/{name}: {answers(ROOT / 'models' / name)}"
+    for name in (DEFAULT, "models/vit_tiny"):
+        yield f"answers of {name}: {answers(ROOT / name)}"
     with tempfile.TemporaryDirectory() as folder:
         project = Path(folder, "project")
         for name in ("stages", "detector", "data/sample"):

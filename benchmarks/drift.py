@@ -2,7 +2,7 @@
 
     python -m benchmarks.drift --fake flow TEST.parquet --fake gan TEST.parquet > benchmarks/results/drift.md
 
-After `dvc repro prepare` and `dvc pull models/resnet18`. Samples of 50, 200 and 1,000 pictures are drawn from the test
+After `dvc repro prepare` and `dvc pull` of the model. Samples of 50, 200 and 1,000 pictures are drawn from the test
 split, untouched, corrupted, or of one object class only; and from half its photographs, half fakes of another
 generator (`--fake`, tables as those of CIFAKE: columns `image` and `label`). Each picture is scored once.
 """
@@ -22,6 +22,7 @@ from detector.errors import run
 from detector.images import decode
 from detector.labels import FAKE, REAL, probability
 from detector.reference import Reference
+from detector.released import DEFAULT
 from detector.two_sample import Rows, TwoSampleTest, concatenate
 from stages.data import OBJECT_CLASSES, Split, load_split
 from stages.evaluate.corruptions import corruption
@@ -48,7 +49,7 @@ class Kind:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, default="models/resnet18", help="(default: %(default)s)")
+    parser.add_argument("--model", type=Path, default=DEFAULT, help="(default: %(default)s)")
     parser.add_argument("--fake", nargs=2, action="append", default=[], metavar=("NAME", "TEST"))
     parser.add_argument("--untouched", type=int, default=1000, metavar="N", help="samples (default: %(default)s)")
     parser.add_argument("--others", type=int, default=50, metavar="N", help="samples a kind (default: %(default)s)")

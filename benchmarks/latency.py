@@ -22,6 +22,7 @@ import pyarrow.parquet
 from benchmarks import plain_environment  # noqa: F401
 from detector import Detector
 from detector.errors import run
+from detector.released import DEFAULT
 from stages.device import device_name
 
 SAMPLE = "data/sample/test.parquet"
@@ -31,7 +32,7 @@ WARM = 100  # pictures before the clock starts
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="*", default=["resnet18", "vit_tiny"], help="(default: %(default)s)")
+    parser.add_argument("models", nargs="*", default=[Path(DEFAULT).name, "vit_tiny"], help="(default: %(default)s)")
     folders = [Path("models") / name for name in parser.parse_args().models]
     pictures = [row["bytes"] for row in pyarrow.parquet.read_table(SAMPLE)["image"].to_pylist()]
     result = {

@@ -28,6 +28,7 @@ from benchmarks import plain_environment  # noqa: F401
 from benchmarks.heading import heading, model_fact
 from detector import Detector
 from detector.errors import UserError, run
+from detector.released import DEFAULT
 
 SERVICES = {
     "app": [sys.executable, "-m", "app"],
@@ -38,7 +39,7 @@ BOUNDARY = "boundary-of-the-benchmark"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="models/resnet18", metavar="FOLDER", help="default: %(default)s")
+    parser.add_argument("--model", default=DEFAULT, metavar="FOLDER", help="default: %(default)s")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32], help="default: 1 8 32")
     parser.add_argument("--seconds", type=float, default=5, help="of each turn of a service (default: %(default)s)")
     parser.add_argument("--turns", type=int, default=3, help="of each service (default: %(default)s)")

@@ -14,6 +14,7 @@ import onnxruntime
 from detector.errors import run
 from detector.folder import read_record
 from detector.labels import FAKE, probability
+from detector.released import DEFAULT
 from detector.session import score
 from stages.data import load_split
 from tools.small_model import MOST_BYTES, SmallModel, expand, shrink
@@ -39,8 +40,8 @@ def main() -> None:
     opposite = 0
     print(f"| {' | '.join(COLUMNS)} |")
     print(f"| --- | ---{' | ---:' * (len(COLUMNS) - 2)} |")
-    for name in ("resnet18", "vit_tiny"):
-        folder = Path("models", name)
+    for folder in (Path(DEFAULT), Path("models/vit_tiny")):
+        name = folder.name
         record, _ = read_record(folder)
         released = None
         for weights, most in SIZES.items():

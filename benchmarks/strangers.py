@@ -34,6 +34,7 @@ from benchmarks.heading import heading, model_fact
 from benchmarks.load import at, request, serving
 from detector import Detector
 from detector.errors import run
+from detector.released import DEFAULT
 
 CLIENTS = 4  # of each kind
 PATIENCE = 10  # seconds beyond the service's timeout, after which a client gives up
@@ -59,7 +60,7 @@ class Turn:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="models/resnet18", metavar="FOLDER", help="default: %(default)s")
+    parser.add_argument("--model", default=DEFAULT, metavar="FOLDER", help="default: %(default)s")
     parser.add_argument("--beside", nargs="+", choices=FILES, default=list(FILES), help="default: all")
     parser.add_argument("--seconds", type=float, default=10, help="of each turn of a kind (default: %(default)s)")
     parser.add_argument("--turns", type=int, default=3, help="default: %(default)s")

@@ -26,6 +26,7 @@ from detector.features import GRAPH, write_extractor
 from detector.fitting import auroc_interval
 from detector.head import Head
 from detector.record import ExportedRecord
+from detector.released import DEFAULT
 from detector.session import open_session, score
 from tests.conftest import ROOT
 from tests.models import exported
@@ -33,6 +34,7 @@ from tests.serving import Server
 from tools import unpack
 from tools.features import graph_bytes
 
+NAME = Path(DEFAULT).name
 FITTED, OTHERS = 40, 100  # pictures of each class: adapted to, and asked about
 
 
@@ -85,14 +87,14 @@ class Adapted:
 
 @pytest.fixture(scope="module")
 def adapted(place: Path) -> Adapted:
-    """resnet18, adapted to 40 photographs and 40 fakes, some of them twice, and a file that is no picture."""
+    """The released model, adapted to 40 photographs and 40 fakes, some of them twice, and a file that is no picture."""
     write(place / "holidays", PHOTOGRAPHS[:FITTED])
     fakes = write(place / "generated", FAKES[:FITTED])
     brighter = Image.open(io.BytesIO(FAKES[0])).point(lambda value: min(255, value + 6))
     brighter.save(fakes / "another.png")
     Image.open(io.BytesIO(FAKES[1])).rotate(90).save(fakes / "001_turned.png")
     (fakes / "broken.jpg").write_bytes(FAKES[2][:300])
-    before = digests(place / "models/resnet18")
+    before = digests(place / DEFAULT)
     said, complained = io.StringIO(), io.StringIO()
     with contextlib.chdir(place), contextlib.redirect_stdout(said), contextlib.redirect_stderr(complained):
         main(["adapt", "--real", "holidays", "--fake", "generated"])
@@ -103,7 +105,7 @@ def test_a_few_dozen_pictures_are_enough_for_a_weak_generator(adapted: Adapted) 
     others = [*PHOTOGRAPHS[-OTHERS:], *FAKES[-OTHERS:]]
     is_fake = np.repeat([False, True], OTHERS)
     before, after = (
-        Detector.load(folder).predict(others) for folder in (adapted.folder.with_name("resnet18"), adapted.folder)
+        Detector.load(folder).predict(others) for folder in (adapted.folder.with_name(NAME), adapted.folder)
     )
     assert np.mean([one.verdict == "FAKE" for one in before[OTHERS:]]) < 0.1
     assert np.mean((np.array([one.p_fake for one in after]) >= 0.5) == is_fake) >= 0.9
@@ -118,7 +120,7 @@ def test_what_it_was_adapted_to_is_said_and_recorded(adapted: Adapted) -> None:
     record = ExportedRecord.read(adapted.folder)
     done = record.adapted
     assert done is not None
-    assert (done.base, done.real_folder, done.fake_folder) == ("resnet18", "holidays", "generated")
+    assert (done.base, done.real_folder, done.fake_folder) == (NAME, "holidays", "generated")
     assert (done.real, done.fake, done.groups) == (FITTED, FITTED + 2, 2 * FITTED), "a copy counts once"
     assert [row.pictures for row in done.cross_validation] == pytest.approx([16, 32, 65], abs=2)
     for row in done.cross_validation:
@@ -128,7 +130,7 @@ def test_what_it_was_adapted_to_is_said_and_recorded(adapted: Adapted) -> None:
     assert "skipped: generated/broken.jpg: broken picture" in adapted.complained
     assert "1 of 43 skipped in generated" in adapted.complained
     detector = Detector.load(adapted.folder)
-    assert detector.title.startswith("resnet18, adapted, ")
+    assert detector.title.startswith(f"{NAME}, adapted, ")
     assert detector.limit.startswith("Adapted to 40 photographs and 42 fakes of yours at 32x32")
     card = (adapted.folder / "README.md").read_text()
     assert detector.limit in card
@@ -143,9 +145,9 @@ def test_what_it_was_adapted_to_is_said_and_recorded(adapted: Adapted) -> None:
 def test_the_base_is_untouched_and_the_same_pictures_give_the_same_bytes(
     in_place: Path, adapted: Adapted, tmp_path: Path
 ) -> None:
-    adapt(Path("holidays"), Path("generated"), Path("models/resnet18"), tmp_path / "again")
+    adapt(Path("holidays"), Path("generated"), Path(DEFAULT), tmp_path / "again")
     assert digests(tmp_path / "again") == digests(adapted.folder)
-    assert digests(in_place / "models/resnet18") == adapted.base_before
+    assert digests(in_place / DEFAULT) == adapted.base_before
     assert sum(path.stat().st_size for path in adapted.folder.glob("*features*")) < 6_000_000
 
 
@@ -175,7 +177,7 @@ def test_shell_http_and_python_answer_alike(
 def test_the_report_says_where_no_answer_can_be_promised() -> None:
     row = {"pictures": 40, "accuracy": 0.8, "accuracy_interval": (0.7, 0.9), "auroc": 0.9, "auroc_interval": (0.8, 1.0)}
     adaptation: dict[str, Any] = {
-        "base": "resnet18",
+        "base": NAME,
         "base_sha256": "0" * 64,
         "real_folder": "real",
         "fake_folder": "fake",
@@ -200,7 +202,7 @@ def test_other_kinds_of_pictures_are_out_of_distribution(adapted: Adapted) -> No
 
 def test_the_head_sees_the_base_models_logit_of_each_picture(in_place: Path, adapted: Adapted) -> None:
     """Of more pictures than are computed at a time, without a progress bar."""
-    base = Detector.load(in_place / "models/resnet18")
+    base = Detector.load(in_place / DEFAULT)
     files = [*sorted((in_place / "holidays").iterdir()), *sorted((in_place / "generated").iterdir())]
     files = [file for file in files if file.name != "broken.jpg"]
     pixels = np.stack([base.preprocess(file).pixels for file in files])
@@ -241,7 +243,7 @@ def refuse(tmp_path: Path, **changes: Any) -> str:
     options: dict[str, Path] = {
         "real": real,
         "fake": fake,
-        "base_folder": Path("models/resnet18"),
+        "base_folder": Path(DEFAULT),
         "out": out,
         **changes,
     }
@@ -277,8 +279,8 @@ def test_what_adapting_needs_is_told(
     in_place: Path, adapted: Adapted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "name another folder with --out" in str(refuse(tmp_path, out=adapted.folder))
-    assert "is adapted already: start from resnet18" in refuse(tmp_path, base_folder=adapted.folder)
-    base = in_place / "models/resnet18"
+    assert f"is adapted already: start from {NAME}" in refuse(tmp_path, base_folder=adapted.folder)
+    base = in_place / DEFAULT
     monkeypatch.chdir(tmp_path)
     assert "`dvc pull models/pretrained` fetches it" in refuse(tmp_path, base_folder=base)
     pretrained = tmp_path / "models/pretrained"

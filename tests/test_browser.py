@@ -25,6 +25,7 @@ from detector import Detector
 from detector.claims import read_claims
 from detector.errors import UserError
 from detector.preprocessed import Preprocessed
+from detector.released import DEFAULT
 from tests import claims
 from tests.browser_pictures import Picture, all_pictures, picture, saved
 from tests.conftest import ROOT, once
@@ -96,7 +97,7 @@ def page(browser: Browser, host: Host) -> Iterator[Page]:
 
 @pytest.fixture(scope="module")
 def detector(place: Path) -> Detector:
-    return Detector.load(place / "models/resnet18")
+    return Detector.load(place / DEFAULT)
 
 
 def ask(page: Page, question: str, pictures: list[Picture]) -> list[dict[str, Any]]:

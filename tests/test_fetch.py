@@ -20,7 +20,7 @@ from detector import Detector
 from detector.errors import UserError
 from detector.fetch import RELEASED, fetch
 from detector.files import file_sha256
-from detector.released import list_files, stored_at
+from detector.released import DEFAULT, list_files, stored_at
 from tests.conftest import ROOT, Project
 from tests.serving import make_model, sample
 
@@ -109,10 +109,10 @@ def test_from_the_shell_a_released_model_is_fetched_and_asked(tmp_path: Path, mo
     here = Project(tmp_path / "here")
     detector = (sys.executable, "-m", "detector")
     assert "pretrained is ready in " in here.run(*detector, "fetch", "pretrained", "--from", str(ROOT)).stdout
-    here.run(*detector, "fetch", "resnet18", "--from", str(ROOT))
+    here.run(*detector, "fetch", Path(DEFAULT).name, "--from", str(ROOT))
     (here.path / "fetch").write_bytes(sample(2)[0])  # a picture of this name
     (row,) = json.loads(here.run(*detector, "./fetch", "--json").stdout)
-    assert row["model_sha256"] == RELEASED["resnet18"]["model.json"]
+    assert row["model_sha256"] == RELEASED[Path(DEFAULT).name]["model.json"]
 
 
 def test_the_released_models_are_known_by_the_digests_of_all_their_files() -> None:
@@ -120,7 +120,7 @@ def test_the_released_models_are_known_by_the_digests_of_all_their_files() -> No
         return (ROOT / path).read_bytes()
 
     names = sorted(path.stem for path in (ROOT / "models").glob("*.dvc"))
-    assert {"resnet18", "vit_tiny", "pretrained"} <= set(names)
+    assert {Path(DEFAULT).name, "vit_tiny", "pretrained"} <= set(names)
     assert {
         name: {file: hashlib.sha256(read(stored_at(md5))).hexdigest() for file, md5 in list_files(read, name).items()}
         for name in names
@@ -142,7 +142,7 @@ def test_what_is_not_the_wanted_model_is_refused(server: Path, digest: str, home
     address = (server / "address").read_text()
     fetch("small", f"{address}/small", digest)
     assert "model.json from" in refused(home, "small", f"{address}/small", "0" * 64)
-    assert "has no README.md of resnet18" in refused(home, "resnet18", f"{address}/small")
+    assert "has no README.md of vit_tiny" in refused(home, "vit_tiny", f"{address}/small")
     assert "so add --sha256 DIGEST" in refused(home, "small", f"{address}/small")
     assert "is no SHA-256" in refused(home, "small", f"{address}/small", digest[:10])
 

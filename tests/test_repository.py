@@ -15,6 +15,7 @@ from nbclient import NotebookClient
 from app.schemas import OCCLUSION_MAP, PHOTOGRAPH, SHA256
 from detector import Detector
 from detector.limit import LIMIT
+from detector.released import DEFAULT
 from tests.conftest import BIN, ROOT, Project
 
 MAKEFILE = (ROOT / "Makefile").read_text()
@@ -82,7 +83,7 @@ def test_the_table_in_the_readme_is_what_the_records_say(clone: Project) -> None
 def test_the_released_models_come_with_a_clone_and_know_what_they_are_shown(clone: Project) -> None:
     # a proxy that is not there: whoever asks the network fails
     clone.env |= {"HTTPS_PROXY": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9"}
-    pulled = clone.run("dvc", "pull", "models/resnet18", timeout=20)
+    pulled = clone.run("dvc", "pull", DEFAULT, timeout=20)
     assert "ERROR" not in pulled.stdout + pulled.stderr
     assert not (clone.path / "models/vit_tiny").exists()
     # all there is, and the names of what there is not; nobody waits for a bucket
@@ -98,17 +99,17 @@ def test_the_released_models_come_with_a_clone_and_know_what_they_are_shown(clon
         "flower.jpg": "REAL",  # the page says that such fakes pass for it
     }
     files = [f"app/static/examples/{name}" for name in truth]
-    for model in ("resnet18", "vit_tiny"):
-        command = [sys.executable, "-m", "detector", *files, "--model", f"models/{model}", "--json"]
+    for model in (DEFAULT, "models/vit_tiny"):
+        command = [sys.executable, "-m", "detector", *files, "--model", model, "--json"]
         rows = {Path(row["file"]).name: row for row in json.loads(clone.run(*command).stdout)}
         wrong = {"FAKE": "REAL", "REAL": "FAKE"}
         assert [name for name, verdict in truth.items() if rows[name]["verdict"] == wrong.get(verdict)] == []
         assert rows["ship.png"]["verdict"] == "FAKE"
-        if model == "resnet18":  # what the API's description gives as its answer
+        if model == DEFAULT:  # what the API's description gives as its answer
             said = rows["coffee.jpg"] | {"file": "coffee.jpg", "p_fake": round(rows["coffee.jpg"]["p_fake"], 2)}
             expected = PHOTOGRAPH | {"p_fake": round(PHOTOGRAPH["p_fake"], 2), "model_sha256": SHA256}
             assert said == expected, "the examples are answers of another model"
-            explanation = Detector.load(clone.path / "models" / model).explain(ROOT / "app/static/examples/coffee.jpg")
+            explanation = Detector.load(clone.path / model).explain(ROOT / "app/static/examples/coffee.jpg")
             np.testing.assert_allclose(explanation.occlusion_map, OCCLUSION_MAP, atol=0.03)
 
 
@@ -151,7 +152,7 @@ def test_make_restore_takes_back_what_an_experiment_left(pipeline: Path, tmp_pat
 def test_an_experiment_is_taken_over_in_a_clone_that_lacks_a_released_model(clone: Project) -> None:
     (clone.path / ".venv").symlink_to(BIN.parent)
     clone.run("make", "INSTALL=:", ".venv/.run-time")
-    clone.run("dvc", "pull", "models/resnet18")
+    clone.run("dvc", "pull", DEFAULT)
     for file in ("dvc.yaml", "dvc.lock"):
         clone.leave_out(file, "prepare", "train", "evaluate", "export", "external", "card")
     clone.commit("only the first stage: the others take time")
@@ -161,7 +162,7 @@ def test_an_experiment_is_taken_over_in_a_clone_that_lacks_a_released_model(clon
     shutil.rmtree(clone.path / "models/vit_tiny")
     clone.run("dvc", "exp", "apply", "mine")
     assert "+seed: 1" in clone.run("git", "diff").stdout
-    assert {"resnet18", "vit_tiny"} <= {path.name for path in (clone.path / "models").iterdir()}
+    assert {Path(DEFAULT).name, "vit_tiny"} <= {path.name for path in (clone.path / "models").iterdir()}
     clone.run(*restore)
     assert clone.run("git", "status", "--short", "--untracked-files=no").stdout == ""
 
@@ -178,7 +179,7 @@ def test_make_ask_answers_about_a_picture_without_dvc(clone: Project) -> None:
     assert LIMIT in said.stderr
     assert "say which: make ask PICTURES=photo.jpg" in clone.run(*ask, ok=False).stderr
 
-    pulled = clone.run(str(BIN / "dvc"), "pull", "models/resnet18", "models/vit_tiny").stdout
+    pulled = clone.run(str(BIN / "dvc"), "pull", DEFAULT, "models/vit_tiny").stdout
     assert "added" not in pulled, "DVC brings other files"
     assert "modified" not in pulled, "DVC brings other files"
     assert clone.run("git", "status", "--short", "--untracked-files=no").stdout == ""
@@ -215,7 +216,7 @@ def test_examples_in_prose_are_what_the_released_model_answers(clone: Project) -
     assert example is not None
     assert f'"model_sha256": "{answer.pop("model_sha256")}"' in reference
     assert json.loads(example[0]) == answer | {"file": "ship.png", "p_fake": round(answer["p_fake"], 4)}
-    title = Detector.load(clone.path / "models/resnet18").title
+    title = Detector.load(clone.path / DEFAULT).title
     assert title in (ROOT / "benchmarks/results/load.md").read_text().splitlines()[2]
 
 

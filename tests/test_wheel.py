@@ -15,6 +15,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from detector.released import DEFAULT
 from tests.conftest import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -91,7 +92,7 @@ def test_the_wheel_answers_in_an_empty_environment_as_the_clone_does(wheel: Path
     assert "`python -m detector fetch` brings one" in say(program, EXAMPLES[0], ok=False)
     assert "needs scikit-learn" in say(program, "adapt", "--real", ".", "--fake", ".", ok=False)
     assert "ai-art-detector[hub]" in say(program, "fetch", "hf://someone/model", ok=False)
-    say(program, "fetch", "resnet18", "--from", str(ROOT))
+    say(program, "fetch", Path(DEFAULT).name, "--from", str(ROOT))
     answers = say(program, *EXAMPLES, "--json")
     assert say(there / "python", "-m", "detector", *EXAMPLES, "--json") == answers
     environment["PYTHONPATH"] = str(ROOT)

@@ -20,10 +20,11 @@ from typing import Any
 from detector.detector import Detector
 from detector.errors import UserError, run
 from detector.files import atomic_write
+from detector.released import DEFAULT
 from detector.sources import MAX_BYTES, MAX_PIXELS
 from tools.small_model import MOST_BYTES, shrink
 
-MODEL = Path("models/resnet18")  # the best of the released ones
+MODEL = Path(DEFAULT)
 SOURCE, STATIC = Path("browser"), Path("app/static")
 PACKAGES = SOURCE / "node_modules"
 VENDOR = (
