@@ -1,0 +1,59 @@
+"""What is published is one thing: the committed results and the released models are runs that have a record."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from detector.released import list_files, stored_at
+from tests.conftest import ROOT
+from tools.record import PUBLISHED, RunRecord
+
+PARAMS = YAML(typ="safe").load(ROOT / "params.yaml")
+RELEASED = sorted(set(json.loads((ROOT / "detector/released.json").read_text())) - {"pretrained"})
+# models/resnet18 is a release of earlier code, with a card of its own numbers: resnet18_imagenet takes its place.
+OF_THIS_CODE = [name for name in RELEASED if name != "resnet18"]
+
+
+def read(path: str) -> bytes:
+    return (ROOT / path).read_bytes()
+
+
+def released(model: str, file: str) -> str:
+    return read(stored_at(list_files(read, model)[file])).decode()
+
+
+def seed_0(model: str) -> RunRecord:
+    return RunRecord.read(ROOT / PUBLISHED / f"{model}-seed0.json")
+
+
+def test_the_committed_results_are_those_of_the_run_that_params_yaml_describes() -> None:
+    record = seed_0(PARAMS["model"])
+    known = record.metrics.model_dump(mode="json", exclude_unset=True)
+    committed = {path.stem: json.loads(path.read_text()) for path in (ROOT / "metrics").glob("*.json")}
+    assert committed == known
+
+
+@pytest.mark.parametrize("model", OF_THIS_CODE)
+def test_a_released_model_is_the_run_of_seed_0_and_its_card_has_the_numbers_of_its_record(model: str) -> None:
+    record = seed_0(model)
+    exported: dict[str, Any] = json.loads(released(model, "model.json"))
+    assert (exported["model"], exported["seed"]) == (model, 0)
+    assert exported["test"] == record.metrics.test
+    card = released(model, "README.md")
+    shown = {"Accuracy": "accuracy", "FAKE recall": "fake_recall", "REAL recall": "real_recall"}
+    shown |= {"Expected calibration error of P(FAKE), 15 bins of equal mass": "ece"}
+    for label, name in shown.items():
+        assert f"| {label} | {100 * record.test(name):.2f} % |" in card
+    assert f"{record.metrics.train['seconds'] / 60:.0f} minutes on {record.machine}" in " ".join(card.split())
+    for row in record.metrics.robustness:
+        assert f"{100 * row['accuracy']:.2f} %" in card
+
+
+def test_every_released_model_is_an_artifact_of_dvc() -> None:
+    artifacts = YAML(typ="safe").load(ROOT / "dvc.yaml")["artifacts"]
+    assert {name: artifact["path"] for name, artifact in artifacts.items()} == {
+        name: str(Path("models", name)) for name in RELEASED
+    }
