@@ -15,6 +15,10 @@ PARAMS = YAML(typ="safe").load(ROOT / "params.yaml")
 RELEASED = sorted(set(json.loads((ROOT / "detector/released.json").read_text())) - {"pretrained"})
 # models/resnet18 is a release of earlier code, with a card of its own numbers: resnet18_imagenet takes its place.
 OF_THIS_CODE = [name for name in RELEASED if name != "resnet18"]
+# So is one record: six epochs of resnet18_imagenet, whose place ten of them take.
+RECORDS = {path.stem: RunRecord.read(path) for path in sorted((ROOT / PUBLISHED).glob("*.json"))}
+RECORDS = {name: record for name, record in RECORDS.items() if name != "resnet18_imagenet-seed0"}
+NOT_IN_PARAMS: dict[str, Any] = {"quick": {"corruption": 0}}  # as README says it is trained
 
 
 def read(path: str) -> bytes:
@@ -23,6 +27,21 @@ def read(path: str) -> bytes:
 
 def released(model: str, file: str) -> str:
     return read(stored_at(list_files(read, model)[file])).decode()
+
+
+def test_all_records_are_of_the_same_code() -> None:
+    assert len({record.code for record in RECORDS.values()}) == 1
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_a_record_is_of_what_params_yaml_says_of_its_model(name: str) -> None:
+    record = RECORDS[name]
+    assert name == f"{record.model}-seed{record.seed}"
+    models = {record.model: PARAMS["models"][record.model]}
+    augment = PARAMS["train"]["augment"] | NOT_IN_PARAMS.get(record.model, {})
+    train = PARAMS["train"] | {"augment": augment}
+    chosen = {"model": record.model, "seed": record.seed, "models": models, "train": train}
+    assert record.params == PARAMS | chosen
 
 
 def seed_0(model: str) -> RunRecord:
