@@ -1,13 +1,15 @@
 """The GCS remote: push here, pull there, against a real GCS server on this machine."""
 
+import configparser
 import hashlib
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import Project
+from tests.conftest import ROOT, Project
 from tests.gcs import BUCKET, Server, clone_of, contents, point_to, repository, until, use
 
 FILES = 24  # of the push that is cut off
@@ -79,9 +81,15 @@ def test_bytes_that_changed_on_the_way_do_not_arrive(server: Server, tmp_path: P
     assert all(hashlib.md5(file.read_bytes()).hexdigest() == file.parent.name + file.name for file in cached)
 
 
-def test_your_own_bucket_takes_one_command(server: Server, tmp_path: Path) -> None:
+def test_your_own_bucket_takes_two_commands_and_what_it_sends_is_verified(server: Server, tmp_path: Path) -> None:
     here = repository(tmp_path / "here", {"data/train.bin": 1000})
-    here.run("dvc", "remote", "add", "--force", "--default", "gcs", f"gs://{BUCKET}/some/other/path")
+    section = (ROOT / "docs/remote.md").read_text().split("## Your own bucket\n")[1]
+    (block,) = re.findall("```bash\n(dvc remote modify gcs url .*?)```", section, re.DOTALL)
+    for line in block.replace("gs://BUCKET/PATH", f"gs://{BUCKET}/some/other/path").splitlines():
+        here.run(*line.split())
+    remote = configparser.ConfigParser()
+    remote.read(here.path / ".dvc/config")
+    assert remote["'remote \"gcs\"'"]["verify"] == "true"
     point_to(here, server)
     here.run("dvc", "push")
     assert (server.objects / BUCKET / "some/other/path/files/md5").is_dir()

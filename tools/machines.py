@@ -149,6 +149,6 @@ def check_storage() -> None:
     with Repo() as repo:
         if not repo.config["core"].get("remote"):
             raise UserError(
-                "DVC has no default remote to push models to: `dvc remote add --force --default gcs gs://BUCKET/PATH`, "
-                "and commit .dvc/config"
+                "DVC has no default remote to push models to: `dvc remote modify gcs url gs://BUCKET/PATH`, "
+                "`dvc remote default gcs`, and commit .dvc/config"
             )
