@@ -1,21 +1,22 @@
 """How soon the page that answers in the browser answers, and how long each further picture takes.
 
-    make browser && python -m benchmarks.browser          the page in build/browser; Chromium; nothing else running
+    make browser && python -m benchmarks.browser > benchmarks/results/browser.md          Chromium; nothing else running
 
 Each visit is a new process of the browser, which has the page from an earlier visit; the medians of VISITS.
 """
 
+import argparse
 import functools
 import http.server
 import shutil
 import statistics
-import sys
 import tempfile
 import threading
 from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
+from benchmarks.heading import heading
 from detector.errors import UserError, run
 
 VISITS = 5
@@ -32,7 +33,9 @@ ASK = """async () => {
 
 
 def main() -> None:
-    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "build/browser")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--page", type=Path, default=Path("build/browser"), help="(default: %(default)s)")
+    folder = parser.parse_args().page
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if not (folder / "index.html").is_file() or chromium is None:
         raise UserError(f"this takes Chromium and {folder}/index.html: `make browser`")
@@ -56,8 +59,9 @@ def main() -> None:
             browser.close()
         host.shutdown()
     first, again, explained = (statistics.median(times) for times in zip(*visits[1:], strict=True))
-    print(f"first answer {first:.2f} s after the page was asked for; first visit {visits[0][0]:.2f} s")
-    print(f"another picture {again - first:.3f} s, an occlusion map {explained - again:.2f} s")
+    print(heading("The page in the browser", versions=("playwright",)))
+    print(f"First answer {first:.2f} s after the page was asked for; on the first visit {visits[0][0]:.2f} s.")
+    print(f"Another picture {again - first:.3f} s, an occlusion map {explained - again:.2f} s.")
 
 
 if __name__ == "__main__":

@@ -1,16 +1,17 @@
 """What a smaller file costs: released models with float16 and int8 weights, on CIFAKE's validation split.
 
-    python -m benchmarks.small_model          data/val, or the split in the folder that is named; some ten minutes
+    python -m benchmarks.small_model > benchmarks/results/small_model.md          some ten minutes
 
-Prints a table of Markdown, for docs/research.md. The test split stays unread: it is `evaluate`'s.
+The test split stays unread: it is `evaluate`'s.
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 
+from benchmarks.heading import heading
 from detector.errors import run
 from detector.folder import read_record
 from detector.labels import FAKE, probability
@@ -36,8 +37,11 @@ def open_small(model: SmallModel) -> onnxruntime.InferenceSession:
 
 
 def main() -> None:
-    split = load_split(sys.argv[1] if len(sys.argv) > 1 else "data/val")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--split", default="data/val", help="the folder of a packed split (default: %(default)s)")
+    split = load_split(parser.parse_args().split)
     opposite = 0
+    print(heading("Smaller weights", versions=("onnxruntime",)))
     print(f"| {' | '.join(COLUMNS)} |")
     print(f"| --- | ---{' | ---:' * (len(COLUMNS) - 2)} |")
     for folder in (Path(DEFAULT), Path("models/vit_tiny")):

@@ -56,18 +56,25 @@ def test_ratios_are_against_ours() -> None:
 def test_the_readme_says_of_speed_what_was_measured() -> None:
     results = {path.stem: path.read_text() for path in (ROOT / "benchmarks/results").glob("*.md")}
     prose = " ".join((ROOT / "README.md").read_text().split())
-    (asking,) = re.findall(r"Asking does \[(\d+) pictures a second\]", prose)
+    (asking,) = re.findall(r"resnet18 answers \[(\d+) pictures a second\]", prose)
     assert f"| `Detector.predict` | {asking} |" in results["ask"]
-    (requests,) = re.findall(r"the service \[([\d.]+) times the requests\]", prose)
-    assert f"| {requests} times as many |" in results["load"].splitlines()[-1]
+    assert ", resnet18." in results["ask"]
+    ((fewest, most),) = re.findall(r"over HTTP \[([\d.]+) to ([\d.]+) times the requests\]", prose)
+    times = re.findall(r"\| ([\d.]+) times as many \|", results["load"])
+    assert (fewest, most) == (min(times, key=float), max(times, key=float))
     quick = r"`quick` has ([\d.]+) % on validation after (\d+) seconds; .* ([\d.]+) % after \[([\d.]+) times as long\]"
-    ours, seconds, theirs, times = re.search(quick, prose).groups()  # type: ignore[union-attr]
+    quick += r"\S* \(elsewhere ([\d.]+)\)"
+    ours, seconds, theirs, longer, other = re.search(quick, prose).groups()  # type: ignore[union-attr]
     rows = [[cell.strip() for cell in row.split("|")] for row in results["trainers"].splitlines()]
-    (row,) = (row for row in rows if row[-4:-3] == [f"more than {times} times as fast"])
+    (row,) = (row for row in rows if row[-4:-3] == [f"more than {longer} times as fast"])
     assert row[1].startswith("folder, ImageFolder, DataLoader")
     assert f"{float(row[-3].rstrip('%')):.1f}" == theirs
     ((_, best),) = {(row[-5], row[-3]) for row in rows if row[-5:-4] == [seconds]}
     assert f"{float(best.rstrip('%')):.1f}" == ours
+    ends = [
+        re.findall(rf"- {name}: .* at (\d+) s$", results["trainers"], re.MULTILINE)[0] for name in ("ours", "folder")
+    ]
+    assert f"{int(ends[1]) / int(ends[0]):.2f}" == other
 
 
 def test_a_missing_library_is_named_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
