@@ -115,7 +115,7 @@ def test_the_released_models_come_with_a_clone_and_know_what_they_are_shown(clon
 
 def test_every_metric_is_explained() -> None:
     explained = set(re.findall(r"`(\w+)`", (ROOT / "docs/reference/metrics.md").read_text()))
-    for name in ("test", "export", "external"):
+    for name in ("prepare", "train", "test", "export", "external"):
         path = ROOT / f"metrics/{name}.json"
         names = json.loads(path.read_text()) if path.exists() else {}
         assert {name for name in names if name not in explained and not name.startswith("ood_")} == set()
