@@ -84,7 +84,8 @@ def xmp_texts(xmp: bytes) -> Iterator[tuple[str, bytes]]:
     parser = expat.ParserCreate(namespace_separator=" ")
     parser.StartElementHandler, parser.EndElementHandler = begin, end
     parser.CharacterDataHandler, parser.StartDoctypeDeclHandler = texts.append, refuse
-    with contextlib.suppress(expat.ExpatError, ValueError):  # what came before the fault stands
+    # What came before the fault stands. LookupError: an encoding that Python does not know.
+    with contextlib.suppress(expat.ExpatError, ValueError, LookupError):
         parser.Parse(xmp[:LONGEST].rstrip(b"\0"), True)
     yield from found
 

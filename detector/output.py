@@ -16,7 +16,7 @@ WIDEST = 60  # characters of a file's name in the table; longer ones push the re
 
 ON_CLAIMS = "What a file says is its own claim, not the detector's answer. That a file says nothing proves nothing."
 
-FORMULA = re.compile(r"[=+\-@\t\r].")  # - alone is standard input
+FORMULA = re.compile(r"(?s)[=+\-@\t\r\n].")  # - alone is standard input
 
 Row = dict[str, Any]  # a value for each of COLUMNS, None where there is none
 
@@ -91,7 +91,8 @@ def with_source(claim: dict[str, Any]) -> str:
 
 
 def one_line(text: str) -> str:
-    return " ".join(text.split())
+    """Return a text in one line; what would steer a terminal, as in a stranger's file name, is written out."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in " ".join(text.split()))
 
 
 def score(p_fake: float) -> str:

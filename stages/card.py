@@ -124,6 +124,8 @@ def body(
     prepare, train, test, export = (reports[name] for name in ("prepare", "train", "test", "export"))
     size, images = record.input_size, prepare["test_fake"] + prepare["test_real"]
     limit = limit_of(record.dataset, size)
+    fakes = prepare["train_fake"] / (prepare["train_fake"] + prepare["train_real"])
+    world = "half" if abs(fakes - 0.5) < 0.005 else f"{fakes:.0%}"
     robust = [
         [
             CORRUPTIONS.get(row["corruption"], row["corruption"]),
@@ -166,7 +168,7 @@ about where a picture comes from, and not to be used for decisions about people 
 
 - {limit}
 - What it says of other generators and other photographs stands [below](#elsewhere), as far as it was measured.
-- P(FAKE) is for a world in which half of the pictures are fake. Where one in a hundred is, many pictures called FAKE
+- P(FAKE) is for a world in which {world} of the pictures are fake. Where one in a hundred is, many pictures called FAKE
   are photographs.
 - A FAKE or REAL is a statement about traces in {size}x{size} pixels. What a picture loses when it is made that small,
   the model does not see.

@@ -125,8 +125,8 @@ def fingerprint(name: str, data: Path) -> dict[str, Any]:
     except (FileNotFoundError, ValueError):
         before = {}
     now: dict[str, list[Any]] = {}
-    if data.suffix.lower() in (".csv", ".json", ".jsonl"):
-        data = data.parent  # the pictures that it lists lie there
+    if lists_pictures(data):
+        data = data.parent  # they lie there
     for file in tqdm(files_of(data), desc=f"data of {name}", unit=" files", unit_scale=True, disable=None, delay=1):
         status, relative = file.stat(), str(file.relative_to(data)) if data.is_dir() else file.name
         seen = before.get(relative)
@@ -142,6 +142,22 @@ def fingerprint(name: str, data: Path) -> dict[str, Any]:
         "bytes": sum(seen[0] for seen in now.values()),
         "digest": hashlib.sha256(contents.encode()).hexdigest(),
     }
+
+
+def lists_pictures(data: Path) -> bool:
+    """Whether the data are a table with the paths of pictures, not with the pictures themselves."""
+    if data.suffix.lower() == ".parquet" and data.is_file():
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            types = pq.read_schema(data).types
+        except (OSError, pa.ArrowException):  # `prepare` says that it is broken
+            return False
+        return not any(
+            pa.types.is_struct(one) or pa.types.is_binary(one) or pa.types.is_large_binary(one) for one in types
+        )
+    return data.suffix.lower() in (".csv", ".json", ".jsonl")
 
 
 def files_of(data: Path) -> Iterator[Path]:

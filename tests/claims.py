@@ -200,6 +200,8 @@ def jpeg_cases() -> Iterator[Case]:
         ("attribute twice", xmp('xmp:CreatorTool="GIMP" xmp:CreatorTool="GIMP"')),
         ("text before it", xmp('xmp:CreatorTool="GIMP"', before="GIMP")),
         ("other namespace", xmp('dc:CreatorTool="GIMP"')),
+        ("unknown encoding", xmp('xmp:CreatorTool="GIMP"', before='<?xml version="1.0" encoding="foo"?>')),
+        ("encoding of no text", xmp('xmp:CreatorTool="GIMP"', before='<?xml version="1.0" encoding="hex"?>')),
     ):
         yield case(f"jpeg xmp {name}", jpeg(segment(0xE1, XAP + broken)))
     inner = f'<xmpMM:Ingredients><rdf:Bag><rdf:li><rdf:Description Iptc4xmpExt:DigitalSourceType="{GENERATIVE}"/>'

@@ -33,6 +33,14 @@ def flat(text: str) -> str:
     return " ".join(text.split())
 
 
+def test_a_card_says_of_which_share_of_fakes_a_probability_speaks(inputs: Inputs) -> None:
+    record, reports, classes, params = inputs
+    for fakes, share in ((100, "half"), (300, "75%")):
+        prepare = reports["prepare"] | {"train_fake": fakes, "train_real": 100}
+        said = flat(body(record, reports | {"prepare": prepare}, classes, params))
+        assert f"for a world in which {share} of the pictures are fake" in said
+
+
 def test_a_card_has_the_numbers_of_its_model_and_their_intervals(pipeline: Path, inputs: Inputs) -> None:
     _, reports, _, params = inputs
     _, head, text = (pipeline / "models/exported/README.md").read_text().split("---\n", 2)

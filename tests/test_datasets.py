@@ -1,6 +1,7 @@
 """Any pictures: an entry of `datasets`, `python -m stages.fingerprint` and `python -m stages.prepare`."""
 
 import csv
+import io
 import json
 import os
 import re
@@ -8,6 +9,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -235,6 +239,38 @@ def test_the_fingerprint_changes_with_the_data_and_stays_without_them(mine: Proj
     assert now() == second
     shutil.rmtree(folder)
     assert now() == second, "what is not here cannot have changed"
+
+
+def test_the_fingerprint_of_a_table_counts_the_pictures_that_it_names(mine: Project) -> None:
+    folder = fill(mine, 3)
+    names = [str(file.relative_to(folder)) for file in sorted(folder.rglob("[0-9]*.*"))]
+    table = pa.table({"image": names, "label": [name.partition("/")[0] for name in names]})
+    pq.write_table(table, folder / "train.parquet")
+    mine.set(datasets__mine__path="pictures/train.parquet")
+    file = mine.path / "data/fingerprint.json"
+    mine.stage("fingerprint")
+    first = json.loads(file.read_text())
+    picture(77).save(folder / names[0], "JPEG")
+    mine.stage("fingerprint")
+    assert json.loads(file.read_text())["digest"] != first["digest"]
+
+
+@pytest.mark.long
+def test_each_prompt_may_be_a_source(mine: Project) -> None:
+    rng, rows = np.random.default_rng(0), []
+    for number in range(33_000):
+        file = io.BytesIO()
+        Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(file, "BMP")
+        image = {"bytes": file.getvalue(), "path": None}
+        rows.append({"image": image, "label": number % 2, "prompt": f"prompt {number}"})
+    (mine.path / "pictures").mkdir()
+    pq.write_table(pa.Table.from_pylist(rows), mine.path / "pictures/all.parquet")
+    labels = {"FAKE": 0, "REAL": 1}
+    mine.set(datasets__mine__image_size=32, datasets__mine__labels=labels, datasets__mine__source="prompt")
+    mine.stage("prepare")
+    for split in splits(mine).values():
+        assert split.source.min() >= 0
+        assert len(set(split.source.tolist())) == len(split)
 
 
 def test_reencoding_treats_training_and_question_alike(mine: Project) -> None:

@@ -512,6 +512,18 @@ def test_a_name_with_a_line_break_is_one_row(
     assert (status, row["file"]) == (0, str(tmp_path / name))
 
 
+def test_the_name_of_a_strangers_file_does_not_steer_the_terminal(
+    jpegs: list[bytes], tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "e\x1b[31mred.jpg").write_bytes(jpegs[0])
+    (tmp_path / "f\x1b[2J\u202egpj.jpg").write_bytes(b"no picture")
+    status, out, err = ask(capsys, folder, str(tmp_path))
+    assert status == 1
+    assert "e\\x1b[31mred.jpg" in out
+    assert "f\\x1b[2J\\u202egpj.jpg" in err
+    assert not {"\x1b", "\u202e"} & {*out, *err}
+
+
 def test_a_spreadsheet_computes_nothing_of_a_csv(
     jpegs: list[bytes],
     tmp_path: Path,
@@ -520,11 +532,12 @@ def test_a_spreadsheet_computes_nothing_of_a_csv(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    names = ["+1.jpg", "=1+1.jpg", "@SUM(1).jpg", "a=1.jpg"]
+    names = ["+1.jpg", "=1+1.jpg", "@SUM(1).jpg", "=\n1.jpg", "\n=1.jpg", "a=1.jpg"]
     for name in names:
         Path(name).write_bytes(jpegs[0])
     _, out, _ = ask(capsys, folder, *names, "--csv")
-    assert [row["file"] for row in csv.DictReader(io.StringIO(out))] == [*(f"'{name}" for name in names[:3]), "a=1.jpg"]
+    found = [row["file"] for row in csv.DictReader(io.StringIO(out, newline=""))]
+    assert found == [*(f"'{name}" for name in names[:5]), "a=1.jpg"]
     _, out, _ = ask(capsys, folder, *names, "--json")
     assert [row["file"] for row in json.loads(out)] == names
 

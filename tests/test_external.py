@@ -183,6 +183,10 @@ def test_intervals_are_wider_where_images_come_in_groups() -> None:
     assert width(auroc_interval(p_fake, is_fake, alone)) == pytest.approx(
         width(auroc_interval(p_fake, is_fake)), rel=0.1
     )
+    # of three groups that happen to agree, the bootstrap would have it that nothing is uncertain
+    alike = np.repeat(["a", "b", "c"], 200)
+    p_fake[200:400] = p_fake[400:] = p_fake[:200]
+    assert auroc_interval(p_fake, is_fake, alike) == auroc_interval(p_fake, is_fake)
     # no share is known to be 0 because none was seen
     none = np.zeros(600, bool)
     assert share_interval(none, groups) == share_interval(none) == [0.0, 0.0, pytest.approx(0.0064, abs=1e-4)]

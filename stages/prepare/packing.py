@@ -20,10 +20,11 @@ def pack(
 ) -> None:
     """Write the `rows`, bool (N), of the data as a split; leaked: bool (M) of these rows. info: what else is known."""
     chosen = np.flatnonzero(rows)
+    number = np.int16 if len(data.source_names) <= 2**15 else np.int32  # each prompt may be a source
     columns = {
         "labels": data.labels[chosen],
         "object_class": data.object_class[chosen],
-        "source": data.sources[chosen].astype(np.int16),
+        "source": data.sources[chosen].astype(number),
     }
     if leaked is not None:
         columns["leaked"] = leaked.astype(np.uint8)
