@@ -27,6 +27,7 @@ from detector.output import (
     with_bar,
 )
 from detector.released import DEFAULT
+from detector.written import MADE_BY, drawing_to_write
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -56,6 +57,15 @@ MOST = 20  # drawings on one sheet; larger files may not open
 
 def main(arguments: Sequence[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        choose(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def choose(arguments: Sequence[str]) -> None:
     match arguments[:1]:  # a picture or a folder of such a name is ./adapt, ./drift, ./fetch
         case ["adapt"]:
             from detector.adapt import main as adapt
@@ -90,6 +100,7 @@ def ask(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
     if options.explain and options.report:
         parser.error("--report draws the evidence itself: leave --explain out")
+    drawing = drawing_to_write(options.explain) if options.explain else None
 
     # An answer for one picture is mostly the start of this process. numpy's BLAS computes nothing here, but its threads
     # would wait in a loop for work, on the cores that open the model. And what is imported is no garbage.
@@ -138,18 +149,18 @@ def ask(arguments: Sequence[str]) -> None:
 
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no text
-    try:
-        for line in write(noted()):
-            say(line, sys.stdout)
-        sys.stdout.flush()
-    except BrokenPipeError:  # `| head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    if drawings:
+    for line in write(noted()):
+        say(line, sys.stdout)
+    sys.stdout.flush()
+    if drawing and drawings:
+        from PIL.PngImagePlugin import PngInfo
+
         from detector.explain import stack_drawings
 
-        with atomic_write(options.explain) as new:
-            stack_drawings(drawings).save(new, "PNG")
+        made_by = PngInfo()
+        made_by.add_text("Software", MADE_BY)
+        with atomic_write(drawing) as new:
+            stack_drawings(drawings).save(new, "PNG", pnginfo=made_by)
     if not options.json and not options.csv:
         if claims:
             print(ON_CLAIMS, file=sys.stderr)

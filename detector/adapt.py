@@ -5,6 +5,7 @@ No network is trained: a small head is fitted on frozen features (detector/featu
 
 import argparse
 import importlib.util
+import os
 import re
 import shutil
 import sys
@@ -21,6 +22,7 @@ from detector.errors import UserError
 from detector.files import atomic_write, file_sha256
 from detector.places import model_folder
 from detector.released import DEFAULT
+from detector.written import require_folder
 
 if TYPE_CHECKING:
     from detector.detector import Detector
@@ -82,6 +84,7 @@ def adapt(real: Path, fake: Path, base_folder: Path, out: Path) -> "ExportedReco
         raise UserError("adapting needs scikit-learn: `pip install scikit-learn`")
     if out.exists():
         raise UserError(f"{out} exists: remove it, or name another folder with --out")
+    require_folder(out.parent)
     from detector.detector import Detector
 
     base_folder = model_folder(base_folder)
@@ -164,7 +167,7 @@ def write_adapted(
     """Fit the head, measure it, write the model's folder. Raises UserError where it is no better than chance."""
     from detector.calibration import choose_abstention_band
     from detector.features import write_extractor
-    from detector.fitting import FOLDS, SHARES, cross_validate, fit_head
+    from detector.fitting import FOLDS, SHARES, cross_validate, fit_head, independent
     from detector.head import extract
     from detector.labels import probability
     from detector.record import ExportedRecord
@@ -191,7 +194,7 @@ def write_adapted(
             f"no better than chance: AUROC {curve[-1]['auroc']:.2f} in cross-validation, 95 % interval {low:.2f} to "
             f"{high:.2f}; more pictures may help, but the best generators leave no trace that these features see"
         )
-    p_fake = probability(held.logits[-1], 1)
+    p_fake, counted = probability(held.logits[-1], 1), independent(is_fake, groups)
     head = fit_head(numbers, is_fake, groups)
     head.write(folder)
     for name in ("model.onnx", "model.safetensors"):
@@ -200,7 +203,7 @@ def write_adapted(
         "test": {},
         "temperature": 1.0,  # the head's logits are divided by it already
         "threshold": 0.5,  # one chosen on so few pictures is up to half a point worse (docs/research.md)
-        "abstention_band": choose_abstention_band(p_fake, is_fake, SELECTIVE_ACCURACY),
+        "abstention_band": choose_abstention_band(p_fake[counted], is_fake[counted], SELECTIVE_ACCURACY),
         "validation": {
             "loss": float(np.logaddexp(0, np.where(is_fake, -1, 1) * held.logits[-1]).mean()),
             "accuracy": curve[-1]["accuracy"],
@@ -211,10 +214,10 @@ def write_adapted(
             "validation_share": OOD_SHARE,
         },
         "adapted": {
-            "base": base_folder.resolve().name,
+            "base": text_of(base_folder),
             "base_sha256": file_sha256(base_folder / "model.json"),
-            "real_folder": reals.folder.resolve().name,
-            "fake_folder": fakes.folder.resolve().name,
+            "real_folder": text_of(reals.folder),
+            "fake_folder": text_of(fakes.folder),
             "real": len(reals.files),
             "fake": len(fakes.files),
             "groups": int(groups.max()) + 1,
@@ -227,6 +230,11 @@ def write_adapted(
     (folder / "README.md").write_text(card(record))
     record.write(folder)
     return record
+
+
+def text_of(folder: Path) -> str:
+    """Return a folder's own name, of which some bytes may be no text."""
+    return os.fsencode(folder.resolve().name).decode(errors="replace")
 
 
 def learning_curve(held: "Held", is_fake: np.ndarray, groups: np.ndarray) -> list[dict[str, Any]]:

@@ -20,6 +20,7 @@ from detector.errors import UserError
 from detector.files import atomic_write
 from detector.places import model_folder
 from detector.released import DEFAULT
+from detector.written import file_to_write
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -100,14 +101,15 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--html", metavar="FILE", help="write a report with pictures")
     parser.add_argument("--json", action="store_true", help="print an object")
     options = parser.parse_args(arguments)
+    page_file = file_to_write(options.html, ".html", ".htm") if options.html else None
 
     from detector.drift_output import as_json, as_text
 
     drift = find_drift(options.folder, options.model)
-    if options.html:
+    if page_file:
         from detector.drift_report import page
 
-        with atomic_write(options.html) as new:
+        with atomic_write(page_file) as new:
             new.write_text(page(drift), encoding="utf-8", errors="backslashreplace")
     print(json.dumps(as_json(drift)) if options.json else "\n".join(as_text(drift)))
     if drift.is_found:

@@ -64,11 +64,13 @@ def effect(drift: Drift) -> str:
     size = "small" if one.distance < MEDIUM else "medium" if one.distance < LARGE else "large"
     assert one.before is not None
     assert one.now is not None
-    direction = "higher" if one.now > one.before else "lower"
+    now, before = number(one.now), number(one.before)
+    moves = f"is {'higher' if one.now > one.before else 'lower'}, with a median of {now} instead of {before} and"
+    if now == before:
+        moves = f"is spread otherwise, with the same median of {now} and"
     return (
-        f"The largest difference is {size}: {one.name} is {direction}, with a median of {number(one.now)} instead of "
-        f"{number(one.before)} and a Kolmogorov-Smirnov distance of {one.distance:.2f}, where chance stays within "
-        f"{one.by_chance:.2f}."
+        f"The largest difference is {size}: {one.name} {moves} a Kolmogorov-Smirnov distance of {one.distance:.2f}, "
+        f"where chance stays within {one.by_chance:.2f}."
     )
 
 

@@ -17,7 +17,7 @@ import urllib.error
 import urllib.request
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 from urllib.parse import quote, urlsplit
 
@@ -76,6 +76,7 @@ def fetch(model: str, source: str | None = None, sha256: str | None = None) -> P
     source = source or (model if HUB.fullmatch(model) else None)
     if source is None:
         raise UserError(f"from where? `python -m detector fetch {model} --from SOURCE`; --help says what a source is")
+    sha256 = None if sha256 is None else sha256.lower()  # some programs print capitals
     if sha256 is not None and not re.fullmatch("[0-9a-f]{64}", sha256):
         raise UserError(f"--sha256 {sha256} is no SHA-256, which has 64 digits from 0 to f")
     digests = RELEASED.get(model) if sha256 is None else None
@@ -143,7 +144,11 @@ def open_source(source: str, scratch: Path) -> Open:
 
         return open_hub(f"{found[1]}/{found[2]}", scratch)
     if re.match("https?://", source):
-        if not urlsplit(source).path.endswith(ARCHIVES):
+        try:
+            is_archive = urlsplit(source).path.endswith(ARCHIVES)
+        except ValueError as error:
+            raise no_answer(source, error) from None
+        if not is_archive:
             return lambda path: open_address(f"{source.rstrip('/')}/{quote(path)}")
         archive = scratch / "archive"
         try:
@@ -181,19 +186,20 @@ def no_answer(address: str, error: Exception) -> UserError:
 
 
 def open_archive(archive: Path, source: str) -> Open:
-    """The files of a tar archive, by their paths; a folder that they all lie in, as GitHub's archives have it, is none
-    of a path."""
+    """The files of a tar archive, by their paths; folders that all of them lie in, such as the one that GitHub's
+    archives have, are no part of these."""
     try:
         tar = tarfile.open(archive)  # noqa: SIM115 (it is read for as long as files are brought)
-        members = {member.name.removeprefix("./"): member for member in tar if member.isfile()}
+        members = {PurePosixPath(member.name): member for member in tar if member.isfile()}
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise UserError(f"{source} is no tar archive, or was cut off ({error})") from None
-    above = {name.partition("/")[0] for name in members}
-    if len(above) == 1 and all("/" in name for name in members):
-        members = {name.partition("/")[2]: member for name, member in members.items()}
+    members = {path: member for path, member in members.items() if not path.name.startswith("._")}  # what macOS adds
+    while len({path.parts[0] for path in members}) == 1 and all(len(path.parts) > 1 for path in members):
+        members = {PurePosixPath(*path.parts[1:]): member for path, member in members.items()}
 
     def open_member(path: str) -> BinaryIO:
-        stream = tar.extractfile(members[path]) if path in members else None
+        member = members.get(PurePosixPath(path))
+        stream = tar.extractfile(member) if member else None
         if stream is None:
             raise FileNotFoundError(path)
         return stream  # type: ignore[return-value]

@@ -73,7 +73,7 @@ def fit_head(numbers: np.ndarray, is_fake: np.ndarray, groups: np.ndarray) -> He
 
     The base model's logit, one number beside hundreds, is scaled to weigh as much as all features together: where the
     base model knows the generator, it decides. The logits of the head are divided by the temperature, so that heads of
-    different strength compare. Both classes weigh alike, however many pictures they have.
+    different strength compare. Both classes weigh alike in all three, however many pictures they have.
     """
     center, deviation = numbers.mean(0), numbers.std(0)
     scale = np.maximum(deviation, 0.01 * np.median(deviation))  # a feature may hardly differ between these pictures
@@ -88,9 +88,10 @@ def fit_head(numbers: np.ndarray, is_fake: np.ndarray, groups: np.ndarray) -> He
         for train, test in splits:
             fitted = regression(coordinates[train], is_fake[train], strength)
             held[place, test] = fitted.decision_function(coordinates[test])
-    losses = np.logaddexp(0, np.where(is_fake, -held, held)).mean(1)
+    alike = repeated(is_fake)
+    losses = np.logaddexp(0, np.where(is_fake, -held, held))[:, alike].mean(1)
     best = int(losses.argmin())
-    temperature = fit_temperature(held[best], is_fake)
+    temperature = fit_temperature(held[best][alike], is_fake[alike])
     fitted = regression(coordinates, is_fake, STRENGTHS[best])
     return Head(
         center=center,
@@ -99,6 +100,26 @@ def fit_head(numbers: np.ndarray, is_fake: np.ndarray, groups: np.ndarray) -> He
         bias=(fitted.intercept_ / temperature).astype(np.float32),
         whitening=whitening(z[:, :-1]).astype(np.float16),
     )
+
+
+def repeated(is_fake: np.ndarray) -> np.ndarray:
+    """Return indices, int64, among which both classes are equally many: all pictures, the smaller class's again and
+    again."""
+    of_classes = [np.flatnonzero(is_fake), np.flatnonzero(~is_fake)]
+    count = max(map(len, of_classes))
+    return np.sort(np.concatenate([np.resize(indices, count) for indices in of_classes]))
+
+
+def independent(is_fake: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Return indices, int64, of pictures to count when something is promised: the first of each group, as copies prove
+    nothing twice, and as many fakes as photographs, as answers that suit the more frequent class are no merit."""
+    of_classes = []
+    for of_class in (is_fake, ~is_fake):
+        indices = np.flatnonzero(of_class)
+        of_classes.append(indices[np.unique(groups[indices], return_index=True)[1]])
+    count = min(map(len, of_classes))
+    rng = np.random.default_rng(0)
+    return np.sort(np.concatenate([rng.permutation(indices)[:count] for indices in of_classes]))
 
 
 def whitening(z: np.ndarray) -> np.ndarray:

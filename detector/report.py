@@ -30,6 +30,7 @@ from detector.limit import closer
 from detector.output import ON_CLAIMS, Row, as_csv, error_row, prediction_row, score, with_bar, with_source
 from detector.preprocessed import Preprocessed, says_little
 from detector.report_page import SCRIPT, STYLE
+from detector.written import file_to_write
 
 if TYPE_CHECKING:
     from detector.detector import Detector
@@ -50,11 +51,9 @@ def write_report(
     """Write the page, and the answers as CSV beside it: each whole, or as it was before. Return what was written.
 
     problems: names that are no picture files, each with the reason. note: called with each row. Raises UserError where
-    the page's name does not end in .html.
+    the page's name does not end in .html, or where either cannot be written.
     """
-    if path.suffix.lower() not in (".html", ".htm") or path.is_dir():
-        raise UserError(f"{path}: the report is a file whose name ends in .html, and the CSV takes its name otherwise")
-    table = path.with_suffix(".csv")
+    table = file_to_write(file_to_write(path, ".html", ".htm").with_suffix(".csv"), ".csv")
     counts: Counter[str] = Counter()
     with (
         atomic_write(path) as new,

@@ -21,10 +21,12 @@ from detector import Detector
 from detector.__main__ import main
 from detector.adapt import adapt
 from detector.adapt_report import report
+from detector.calibration import choose_abstention_band
 from detector.errors import UserError
 from detector.features import GRAPH, write_extractor
-from detector.fitting import auroc_interval
+from detector.fitting import auroc_interval, independent
 from detector.head import Head
+from detector.labels import probability
 from detector.record import ExportedRecord
 from detector.released import DEFAULT
 from detector.session import open_session, score
@@ -331,6 +333,45 @@ def test_the_interval_of_an_auroc_has_a_width_and_covers_it() -> None:
         low, high = auroc_interval(float((scores[:, None] > others).mean()), 25, 25)
         covered += low <= true <= high
     assert covered >= 0.92 * 300
+
+
+def band_of(logits: np.ndarray, is_fake: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
+    counted = independent(is_fake, groups)
+    return choose_abstention_band(probability(logits[counted], 1), is_fake[counted], 0.9)
+
+
+def test_copies_of_pictures_promise_nothing() -> None:
+    rng = np.random.default_rng(0)
+    is_fake, groups = np.repeat([False, True], 40), np.arange(80)
+    logits = rng.normal(np.where(is_fake, 1.5, -1.5), 1)
+    copies = (np.repeat(numbers, 5) for numbers in (logits, is_fake, groups))
+    assert band_of(*copies) == band_of(logits, is_fake, groups)
+
+
+def test_what_is_promised_holds_for_the_rarer_class_as_well() -> None:
+    rng = np.random.default_rng(0)
+    several, is_one = np.repeat([2.5, -0.5], 50_000), np.repeat([True, False], 50_000)
+    later = probability(rng.normal(several, 1), 1)  # of a head that leans to FAKE, of which it was shown more
+    kept = []
+    for _ in range(100):
+        is_fake = np.repeat([True, False], [400, 60])
+        low, high = band_of(rng.normal(np.where(is_fake, 2.5, -0.5), 1), is_fake, np.arange(460))
+        answered = (later < low) | (later > high)
+        if answered.any():
+            kept.append(((later > 0.5) == is_one)[answered].mean() >= 0.9)
+    assert len(kept) > 20
+    assert np.mean(kept) > 0.9
+
+
+@pytest.mark.usefixtures("in_place")
+def test_a_folder_of_any_name_is_adapted_to_and_a_file_is_no_folder(tmp_path: Path) -> None:
+    real = write(tmp_path / "fl\udcfcge", PHOTOGRAPHS[:FITTED])  # Latin-1
+    fake = write(tmp_path / "generated", FAKES[:FITTED])
+    with pytest.raises(UserError, match="is no folder: nothing can be written below it"):
+        adapt(real, fake, Path(DEFAULT), fake / "000.jpg/out")
+    record = adapt(real, fake, Path(DEFAULT), tmp_path / "out")
+    assert record.adapted is not None
+    assert record.adapted.real_folder == "fl\N{REPLACEMENT CHARACTER}ge"
 
 
 def test_help_has_examples_and_comes_at_once(capsys: pytest.CaptureFixture[str]) -> None:

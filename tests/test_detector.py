@@ -639,6 +639,28 @@ def test_explanations_are_drawn_below_each_other(
     assert drawn.read_bytes() == before
 
 
+def test_a_drawing_replaces_nothing_of_mine(
+    jpegs: list[bytes], folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "mine").mkdir()
+    Image.fromarray(decode(jpegs[1])).save(tmp_path / "mine.png")
+    for name in ("one.jpg", "two.jpg", "mine/notes.png"):
+        (tmp_path / name).write_bytes(jpegs[0])
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
+    for name, reason in (
+        ("mine", "is a folder: name a file in it"),
+        ("one.jpg", "name a file that ends in .png"),  # --explain *.jpg, and no name
+        ("mine.png", "is there already and is no drawing of this program's"),  # --explain *.png
+        ("mine/notes.png", "is there already and is no drawing"),
+        ("one.jpg/sheet.png", "one.jpg is no folder"),
+    ):
+        with pytest.raises(UserError, match=reason):
+            ask(capsys, folder, str(tmp_path / "two.jpg"), "--explain", str(tmp_path / name))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == before
+    for _ in range(2):  # a drawing of earlier is replaced
+        assert ask(capsys, folder, str(tmp_path / "two.jpg"), "--explain", str(tmp_path / "new/sheet.png"))[0] == 0
+
+
 def test_standard_input_is_one_picture(
     jpegs: list[bytes], folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

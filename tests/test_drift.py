@@ -70,6 +70,14 @@ def drift(*arguments: Any) -> int:
     return 0
 
 
+def test_a_report_replaces_no_folder_of_mine(model: Path, folders: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.html").mkdir()
+    (tmp_path / "mine.html/notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="is a folder: name a file in it"):
+        drift(folders / "untouched", "--model", model, "--html", tmp_path / "mine.html")
+    assert (tmp_path / "mine.html/notes.txt").read_text() == "mine"
+
+
 def test_untouched_pictures_are_no_drift(model: Path, folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert drift(folders / "untouched", "--model", model) == 0
     said = capsys.readouterr()

@@ -73,6 +73,10 @@ def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pa
             tar.add(file, file.name)
     with tarfile.open(folder / "v1.tar.gz", "w:gz") as tar:
         tar.add(folder / "clone", "ai-art-detector-1")
+    (folder / "._small").write_bytes(b"Finder's")
+    with tarfile.open(folder / "deep.tar.gz", "w:gz") as tar:  # as macOS packs models/small of a clone
+        tar.add(folder / "._small", "./models/._small")
+        tar.add(folder / "small", "./models/small")
     (folder / "cut.tar.gz").write_bytes((folder / "v1.tar.gz").read_bytes()[:-3000])
     web = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
     threading.Thread(target=web.serve_forever, daemon=True).start()
@@ -83,12 +87,12 @@ def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pa
 
 
 @pytest.mark.parametrize("place", ["path", "address"])
-@pytest.mark.parametrize("what", ["small", "small/", "clone", "flat.tar", "v1.tar.gz"])
+@pytest.mark.parametrize("what", ["small", "small/", "clone", "flat.tar", "v1.tar.gz", "deep.tar.gz"])
 def test_a_model_comes_from_its_folder_a_clone_or_an_archive(
     place: str, what: str, server: Path, model: Path, digest: str, home: Path
 ) -> None:
     root = str(server) if place == "path" else (server / "address").read_text()
-    folder = fetch("small", f"{root}/{what}", digest)
+    folder = fetch("small", f"{root}/{what}", digest.upper())  # as some programs print it
     assert folder == home / "models/small"
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
         path.name: path.read_bytes() for path in model.iterdir()
@@ -169,6 +173,7 @@ def test_where_nothing_is_to_be_had_one_line_says_so(server: Path, digest: str, 
         assert "is no tar archive, or was cut off" in refused(home, "small", f"{place}/cut.tar.gz", digest)
     assert "does not answer (" in refused(home, "small", "http://127.0.0.1:9", digest)
     assert "does not answer (" in refused(home, "small", "https://nowhere.invalid/small", digest)
+    assert "does not answer (" in refused(home, "small", "http://[::1", digest)
     assert "is no folder, no archive" in refused(home, "small", str(tmp_path / "none"), digest)
     assert "from where?" in refused(home, "small")
     for name in ("../small", "", "a/b", ".small"):

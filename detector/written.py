@@ -1,0 +1,45 @@
+"""Where the shell's programs may write: checked before the work is done, not after it."""
+
+from pathlib import Path
+
+from detector.errors import UserError
+
+MADE_BY = "AI Art Detector"  # PNG's Software of a drawing: another program's picture is not replaced by one
+
+
+def file_to_write(path: str | Path, *endings: str) -> Path:
+    """Return the path of a file that is to be written: its name has one of these endings, in lower case.
+
+    Raises UserError for another name, for a folder, whose contents would be gone, and where a folder cannot be made.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: name a file in it, such as {path / f'answer{endings[0]}'}")
+    if path.suffix.lower() not in endings:
+        raise UserError(f"{path}: name a file that ends in {endings[0]}")
+    require_folder(path.parent)
+    return path
+
+
+def drawing_to_write(path: str | Path) -> Path:
+    """The same for a drawing. Raises UserError where a picture is there already that is no drawing: a shell that
+    replaces *.png by names puts a picture where the drawing's name was left out."""
+    path = file_to_write(path, ".png")
+    if path.exists():
+        from PIL import Image
+
+        try:
+            with Image.open(path) as there:
+                is_drawing = there.info.get("Software") == MADE_BY
+        except OSError:
+            is_drawing = False
+        if not is_drawing:
+            raise UserError(f"{path} is there already and is no drawing of this program's: name another file")
+    return path
+
+
+def require_folder(path: Path) -> None:
+    """Raises UserError where a folder that is to be made would lie in a file."""
+    nearest = next((parent for parent in (path, *path.parents) if parent.exists()), None)
+    if nearest is not None and not nearest.is_dir():
+        raise UserError(f"{nearest} is no folder: nothing can be written below it")
