@@ -14,6 +14,7 @@ from PIL import Image
 from detector.errors import UserError
 from detector.files import file_sha256
 from tests.conftest import TINY, Project, the_error
+from tests.serving import make_model
 from tools.release import check
 
 
@@ -92,10 +93,22 @@ def test_what_is_not_fit_to_be_released_is_refused(here: Project) -> None:
     shutil.rmtree(record.parent)
     assert "no model in models/exported: `dvc repro` makes it" in refused()
 
-    (here.path / "sample").mkdir()
-    (here.path / "sample/model.json").write_text(json.dumps(info | {"dataset": "sample"}))
+    sample = make_model(here.path / "sample", dataset="sample")
+    (sample / "README.md").touch()
     with pytest.raises(UserError, match="only models of cifake are released"):
-        check("tiny", here.path / "sample")
+        check("weighing", sample)
+
+
+def test_a_model_without_all_its_files_is_refused_and_the_release_stays_as_it_is(here: Project) -> None:
+    """What `dvc checkout --allow-missing` and `dvc pull export` leave counts as up to date."""
+    here.tool("release", "tiny")
+    here.commit("release")
+    for name in ("README.md", "model.onnx", "model.json"):
+        (here.path / "models/exported" / name).unlink()
+        said = the_error(here.tool("release", "tiny", ok=False))
+        assert f"the model lacks models/exported/{name}: `dvc repro` makes it" in said
+    assert here.run("git", "status", "--short").stdout == ""
+    assert (here.path / "models/tiny/model.onnx").exists()
 
 
 @pytest.mark.long

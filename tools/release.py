@@ -82,8 +82,14 @@ def put_into_store(name: str) -> None:
 
 
 def check(name: str, folder: Path) -> None:
-    """Raise UserError where a model is not the one of that name, or not for people to use."""
-    record = ExportedRecord.read(folder)
+    """Raise UserError where a model is not whole, not the one of that name, or not for people to use."""
+    try:
+        record = ExportedRecord.read(folder)
+        record.check_files(folder, *record.sha256)
+        (folder / "README.md").stat()  # the card, which is written after the record
+    except FileNotFoundError as error:
+        missing = EXPORTED / Path(error.filename).name
+        raise UserError(f"the model lacks {missing}: `dvc repro` makes it, or run the experiment again") from None
     if record.model != name:
         raise UserError(f"the model is a {record.model}, no {name}: name an experiment with model={name}")
     if record.dataset != "cifake":
