@@ -31,7 +31,8 @@ compare: .venv/.run-time ## Compare experiments, the best first
 	@$(COMPARE)
 
 restore: .venv/.run-time ## Take back what an experiment left in the work tree: the committed parameters, results, data and model
-	git restore --source=HEAD --staged --worktree params.yaml dvc.lock metrics plots data/fingerprint.json models/pretrained.json data/external.json
+	git restore --source=HEAD --staged --worktree params.yaml dvc.lock plots data/fingerprint.json models/pretrained.json \
+		data/external.json metrics ':!metrics/published' ':!metrics/leave_one_out'
 	.venv/bin/dvc checkout --force --allow-missing
 
 publish: .venv/.run-time ## Write the record of a run into metrics/published: make publish EXP=NAME, or without EXP of the work tree

@@ -142,8 +142,15 @@ def test_make_restore_takes_back_what_an_experiment_left(pipeline: Path, tmp_pat
         (project.path / name).unlink()
         (project.path / name).write_text("of another run")
     (project.path / "plots/test/mistakes.csv").unlink()
+    results = {"metrics/published/mine.json", "metrics/leave_one_out/mine.json"}  # no experiment leaves these
+    for name in results:
+        (project.path / name).parent.mkdir(exist_ok=True)
+        (project.path / name).write_text("{}")
+    project.run("git", "add", *results)
     project.run("make", "-o", ".venv/.run-time", "restore")
-    assert project.run("git", "status", "--short", "--untracked-files=no").stdout == ""
+    status = project.run("git", "status", "--short", "--untracked-files=no").stdout
+    assert set(status.splitlines()) == {f"A  {name}" for name in results}
+    assert all((project.path / name).exists() for name in results)
     assert project.changed_stages() == set()
     assert project.weights() == Project(pipeline).weights()
 
