@@ -271,3 +271,7 @@ def test_the_page_says_of_its_model_what_the_service_says(place: Path) -> None:
     said = json.loads((place / "page/model.json").read_text())
     Models.model_validate({name: said[name] for name in ("limits", "limit")} | {"models": [said["summary"]]})
     assert set(said["summary"]) == set(Models.model_json_schema()["$defs"]["Model"]["properties"])
+
+
+def test_a_build_holds_what_the_next_one_may_replace(place: Path) -> None:
+    assert {path.name for path in (place / "page").iterdir()} == tool.BUILT

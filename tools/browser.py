@@ -36,6 +36,11 @@ VENDOR = (
     "lcms-wasm/dist/lcms.wasm",
 )
 LICENSES = ("@jsquash/jpeg/LICENSE", "@jsquash/jpeg/codec/LICENSE.codec.md", "lcms-wasm/LICENSE.md")
+# All that a build holds. Whatever is not exactly that may be somebody's own.
+BUILT = {
+    *("index.html", "static", "engine", "manifest.webmanifest", "service-worker.js"),
+    *("model.json", "model.onnx", "model.safetensors", "README.md", "LICENSE"),
+}
 # A static host sends no headers. WebAssembly takes 'wasm-unsafe-eval'; blob: and data: are the page's own pictures.
 POLICY = (
     "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; img-src 'self' blob: data:; "
@@ -57,7 +62,13 @@ def main() -> None:
 
 
 def build(folder: Path) -> None:
-    """Write the page's folder, whole. Raises UserError where the model or npm is missing."""
+    """Write the page's folder, whole. Raises UserError where the model or npm is missing, and where something else is
+    in the folder's place."""
+    held = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if (folder.exists() and not folder.is_dir()) or held not in (set(), BUILT):
+        raise UserError(
+            f"{folder} is neither empty nor an earlier build of the page: name another folder, or remove it"
+        )
     fetch_packages()
     model = shrink(MODEL)
     if (size := sum(map(len, model))) > MOST_BYTES:
