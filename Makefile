@@ -108,12 +108,13 @@ clean: ## Remove .venv, caches, rendered plots and pages; data, models and exper
 	$(INSTALL) -r requirements-api.txt
 	@touch $@
 
-# The released models go into DVC's cache: `dvc exp apply` fails where it lacks one of them.
+# The released models go into DVC's cache: `dvc exp apply` fails where it lacks one of them. Users may track models of
+# their own beside them, for which a bucket would be asked.
 .venv/.run-time: requirements.txt requirements-torch.txt $(wildcard models/*.dvc) | .venv/bin/python
 	@echo "Installing what the pipeline runs on into .venv: 230 MB to download, 1.1 GB on disk, and PyTorch"
 	$(INSTALL) -r requirements.txt
 	.venv/bin/python -m tools.install_torch
-	@.venv/bin/dvc fetch --quiet $(wildcard models/*.dvc)
+	@grep -l 'remote: released' models/*.dvc | xargs .venv/bin/dvc fetch --quiet
 	@touch $@ .venv/.ask
 
 .venv/.dev: requirements-dev.txt .venv/.run-time

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -172,6 +173,19 @@ def test_an_experiment_is_taken_over_in_a_clone_that_lacks_a_released_model(clon
     assert {Path(DEFAULT).name, "vit_tiny"} <= {path.name for path in (clone.path / "models").iterdir()}
     clone.run(*restore)
     assert clone.run("git", "status", "--short", "--untracked-files=no").stdout == ""
+
+
+def test_installing_asks_no_bucket_for_a_model_of_the_user_s_own(clone: Project) -> None:
+    (clone.path / ".venv").mkdir()  # its own, since make notes there what it has installed
+    for name in ("bin", "lib", "pyvenv.cfg"):
+        (clone.path / ".venv" / name).symlink_to(BIN.parent / name)
+    tracker = (clone.path / "models/vit_tiny.dvc").read_text()
+    own = re.sub("md5: .{8}", "md5: 00000000", tracker).replace("  remote: released\n", "")
+    (clone.path / "models/mine.dvc").write_text(own.replace("path: vit_tiny", "path: mine"))
+    with socket.create_server(("127.0.0.1", 0)) as bucket:  # takes connections, never says anything
+        clone.run("dvc", "remote", "add", "--default", "mine", f"http://127.0.0.1:{bucket.getsockname()[1]}/")
+        clone.run("make", "INSTALL=:", ".venv/.run-time", timeout=30)
+    clone.run("dvc", "checkout", "models/vit_tiny")
 
 
 def test_make_ask_answers_about_a_picture_without_dvc(clone: Project) -> None:
