@@ -101,7 +101,10 @@ clean: ## Remove .venv, caches, rendered plots and pages; data, models and exper
 		{ echo "error: there is no $(PYTHON): install Python 3.11, 3.12 or 3.13, or name one, as in 'make PYTHON=python3.12'" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "error: $(PYTHON) is older than Python 3.11: name a newer one, as in 'make PYTHON=python3.12'" >&2; exit 1; }
-	$(PYTHON) -m venv .venv
+	@$(PYTHON) -m venv .venv > /dev/null || { rm -rf .venv; \
+		package=$$($(PYTHON) -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])'); \
+		echo "error: $(PYTHON) makes no virtual environment: on Debian and Ubuntu, 'apt-get install $$package' first" >&2; \
+		exit 1; }
 
 .venv/.ask: requirements-api.txt | .venv/bin/python
 	@echo "Installing what asking takes into .venv: 55 MB to download, 225 MB on disk"

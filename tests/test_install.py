@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, the_error
 
 LOCKS = ("requirements-api", "requirements", "requirements-dev")
 PINS = dict(re.findall(r"^(torch|torchvision)==([\d.]+)$", (ROOT / "requirements.in").read_text(), re.MULTILINE))
@@ -133,6 +133,30 @@ def test_make_tells_a_missing_python_from_an_old_one(python: str, says: str, tmp
     assert result.returncode != 0
     assert says in result.stderr
     assert not (tmp_path / ".venv").exists()
+
+
+# As on Debian without its package: the folder is there, with an interpreter and without pip.
+WITHOUT_VENV = """#!/bin/sh
+if [ "$1" = -c ]; then exec {python} "$@"; fi
+mkdir -p .venv/bin && ln -s {python} .venv/bin/python
+echo "The virtual environment was not created successfully because ensurepip is not available."
+exit 1
+"""
+
+
+def test_a_python_without_venv_leaves_nothing_and_the_package_is_named(tmp_path: Path) -> None:
+    for path in [ROOT / "Makefile", *ROOT.glob("requirements*.txt")]:
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    python = tmp_path / "debian"
+    python.write_text(WITHOUT_VENV.format(python=sys.executable))
+    python.chmod(0o755)
+    for _ in range(2):
+        command = ["make", "ask", f"PYTHON={python}"]
+        result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        package = f"python3.{sys.version_info.minor}-venv"
+        assert f"makes no virtual environment: on Debian and Ubuntu, 'apt-get install {package}'" in the_error(result)
+        assert "ensurepip" not in result.stdout
+        assert not (tmp_path / ".venv").exists()
 
 
 def test_the_same_versions_of_python_are_promised_everywhere() -> None:
