@@ -3,12 +3,14 @@
 import csv
 import json
 import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.conftest import ROOT, Project, the_error
-from tools.leaderboard import END, START, holm
+from tools.leaderboard import END, START
+from tools.paired import holm
 
 RECORD = "metrics/published/tiny-seed0.json"
 
@@ -135,6 +137,37 @@ def test_the_leaderboard_is_made_from_the_records_alone(here: Project) -> None:
     runs = [row for row in page if row[-1] == f"`{first['commit'][:7]}`"]
     assert [(row[0], row[1]) for row in runs] == [("best", "1"), ("tiny", "0"), ("tiny", "1")]
     assert page[-1] == ["best : tiny", "2 : 1 (p = 1.0000)"]  # images 1 and 2, image 4
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> Project:
+    """A place with the records of this repository, and what the tables are made of besides."""
+    for name in ("metrics/published", "benchmarks/results"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "README.md").write_text(f"{START}\n{END}\n")
+    project = Project(tmp_path)
+    project.env["PYTHONPATH"] = str(ROOT)
+    return project
+
+
+def test_a_run_that_was_measured_elsewhere_on_fakes_alone_has_a_dash(published: Project) -> None:
+    for path in (published.path / "metrics/published").iterdir():
+        run = json.loads(path.read_text())
+        run["metrics"]["external"] = {"coverage_elsewhere": 0.5}  # docs/reference/metrics.md says that others may lack
+        path.write_text(json.dumps(run))
+    published.tool("leaderboard")
+    _, _, *runs = rows((published.path / "README.md").read_text())
+    assert {row[2] for row in runs} == {"-"}
+
+
+def test_a_measurement_of_speed_that_failed_is_named(published: Project) -> None:
+    (published.path / "benchmarks/results/latency.json").write_text(
+        ""
+    )  # python -m benchmarks.latency > ..., and Ctrl-C
+    said = the_error(published.tool("leaderboard", ok=False))
+    assert "latency.json is no JSON: `python -m benchmarks.latency > benchmarks/results/latency.json` makes it" in said
+    assert (published.path / "README.md").read_text() == f"{START}\n{END}\n"
 
 
 def test_of_many_comparisons_those_count_that_hold_together() -> None:

@@ -3,9 +3,7 @@
     make leaderboard
 
 Runs with the same parameters but for the seed share a row: the mean, and the standard deviation where there are
-several. Runs of the same seed are compared image by image with McNemar's exact test (1947), which asks whether the
-images that only one of two detectors gets right are shared out evenly; Holm's procedure (1979) says which of these
-tests hold together.
+several. Runs of the same seed are compared image by image.
 """
 
 import argparse
@@ -16,12 +14,11 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from scipy.stats import binomtest
-
 from detector.errors import UserError, run
 from detector.files import atomic_write
 from detector.labels import CLASSES
 from stages.intervals import wilson_interval
+from tools.paired import holm, mcnemar
 from tools.record import PUBLISHED, RunRecord
 
 README, PAGE = Path("README.md"), Path("docs/leaderboard.md")
@@ -214,7 +211,10 @@ def asking() -> list[str]:
     """Return a section about the size and the speed of the released models, where they are measured."""
     if not LATENCY.exists():
         return []
-    measured = json.loads(LATENCY.read_text())
+    try:
+        measured = json.loads(LATENCY.read_text())
+    except json.JSONDecodeError:
+        raise UserError(f"{LATENCY} is no JSON: `python -m benchmarks.latency > {LATENCY}` makes it anew") from None
     rows = [["Released model", "MB", "ms a picture", "Pictures/s, 64 at a time", "First answer, from the shell"]]
     for name, one in measured["models"].items():
         numbers = (one["megabytes"], one["milliseconds"], one["pictures_per_second"])
@@ -253,12 +253,12 @@ def mean(group: list[RunRecord], name: str, rough: bool = False) -> str:
     scale, unit, digits = scale_of(name)
     if name == WRONG:
         digits = 0 if rough else 1
-        values = [scale * record.metrics.external[name] for record in group if record.metrics.external]
+        values = [scale * measured[name] for record in group if name in (measured := record.metrics.external or {})]
     else:
         values = [scale * record.test(name) for record in group if name in record.metrics.test]
         values = values if len(values) == len(group) else []
     if not values:
-        return "-"  # published before it was measured
+        return "-"  # not measured: published before, or elsewhere without fakes or photographs
     spread = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
     return f"{fmean(values):.{digits}f}{spread}{unit}"
 
@@ -287,19 +287,6 @@ def comparisons(runs: list[RunRecord]) -> list[str]:
         "lowest p-values (Holm)."
     )
     return ["## Image by image", text, markdown(rows)]
-
-
-def mcnemar(first_wrong: set[int], second_wrong: set[int]) -> tuple[str, float]:
-    """Return how many images only the first gets right, how many only the second, and the p-value: as text; and it."""
-    first, second = len(second_wrong - first_wrong), len(first_wrong - second_wrong)
-    p = binomtest(first, first + second).pvalue if first + second else 1.0
-    return f"{first} : {second} (p {'< 0.0001' if p < 0.0001 else f'= {p:.4f}'})", p
-
-
-def holm(p_values: list[float], level: float = 0.05) -> int:
-    """Return how many of these tests, from the lowest p-value on, hold together at the level."""
-    passed = [p <= level / (len(p_values) - place) for place, p in enumerate(sorted(p_values))]
-    return passed.index(False) if False in passed else len(passed)
 
 
 if __name__ == "__main__":
