@@ -40,10 +40,10 @@ def ask(here: Project, model: str, ok: bool = True) -> subprocess.CompletedProce
     return here.run(sys.executable, "-m", "detector", *EXAMPLES, "--model", model, "--json", ok=ok)
 
 
-def carded(folder: Path) -> Path:
+def carded(folder: Path, card: bytes = b"---\nlicense: mit\n---\n# weighing\n") -> Path:
     """A small model with a card."""
     make_model(folder)
-    (folder / "README.md").write_text("---\nlicense: mit\n---\n# weighing\n")
+    (folder / "README.md").write_bytes(card)
     record = json.loads((folder / "model.json").read_text())
     record["sha256"]["README.md"] = file_sha256(folder / "README.md")
     (folder / "model.json").write_text(json.dumps(record))
@@ -116,3 +116,14 @@ def test_what_cannot_be_pushed_or_pulled_is_said_in_one_line(here: Project, hub:
     here.env["HF_ENDPOINT"] = "http://127.0.0.1:9"
     assert "the hub does not answer about someone/mine" in refused("push", "mine", "someone/mine")
     assert "the hub does not answer about someone/mine" in refused("pull", "someone/mine")
+
+
+@pytest.mark.parametrize(
+    "card", [b"---\nlicense: [mit\n---\n", b"---\n- mit\n---\n", b"---\nlicense: m\xeft\n---\n", b"# no head\n"]
+)
+def test_a_card_that_somebody_has_broken_is_named_and_nothing_is_sent(here: Project, hub: Hub, card: bytes) -> None:
+    carded(here.path / "mine", card)
+    said = the_error(here.tool("hub", "push", "mine", "someone/mine", ok=False))
+    assert "mine/README.md has no metadata for the hub" in said
+    assert "make the model anew, `export` and `adapt` write it" in said
+    assert hub.asked == []

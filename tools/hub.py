@@ -10,6 +10,7 @@ import argparse
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard
+from yaml import YAMLError
 
 from detector.errors import UserError, run
 from detector.fetch import fetch
@@ -52,13 +53,14 @@ def push(folder: Path, name: str) -> None:
     record, sha256 = read_record(folder)
     try:
         record.check_files(folder, *record.sha256)
-        card = ModelCard((folder / CARD).read_text())
+        if not ModelCard((folder / CARD).read_text(encoding="utf-8")).data.to_dict():
+            raise ValueError("its head is missing or empty")
     except FileNotFoundError as error:
         raise UserError(f"no {error.filename}: a model on the hub takes all files of its folder") from None
-    if not card.data.to_dict():
+    except (ValueError, YAMLError) as error:  # of UTF-8, of YAML, of what the hub's client makes of it
         raise UserError(
-            f"{folder / CARD} has no metadata for the hub: make the model anew, `export` and `adapt` write it"
-        )
+            f"{folder / CARD} has no metadata for the hub ({error}): make the model anew, `export` and `adapt` write it"
+        ) from None
     files = sorted({FILE, CARD, *record.sha256})  # the card is written after model.json
     api = HfApi()
     with hub_errors(name):
