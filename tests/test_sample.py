@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -148,3 +149,12 @@ def test_the_demo_ends_with_its_accuracy_in_words_and_three_answers_as_a_picture
         assert np.asarray(sheet).std() > 30
     here.run("git", "commit", "-q", "--allow-empty", "-m", "later")
     assert "this commit has no experiment demo: `make demo` runs one" in the_error(here.tool("demo", ok=False))
+
+
+def test_an_experiment_whose_model_is_elsewhere_is_named(here: Project) -> None:
+    """As after `git fetch` of somebody else's experiment, and after `dvc gc`."""
+    here.run("dvc", "exp", "save", "--name", "mine")
+    shutil.rmtree(here.path / ".dvc/cache")
+    said = the_error(here.tool("demo", "mine", ok=False))
+    assert "the model of mine is not here: `dvc exp pull` fetches it, or run it again" in said
+    assert not (here.path / "dvc_plots").exists()

@@ -32,6 +32,8 @@ def main() -> None:
     parser.add_argument("experiment", nargs="?", default="demo", help="default: %(default)s")
     parser.add_argument("--sheet", type=Path, default=Path("dvc_plots/demo.png"), help="default: %(default)s")
     options = parser.parse_args()
+    if options.sheet.is_dir():  # which the picture would replace, with all that is in it
+        raise UserError(f"{options.sheet} is a folder: name a file for the picture, such as {options.sheet}/demo.png")
     wanted = (options.experiment, command("git", "rev-parse", "HEAD").strip())  # earlier commits may have one as well
     revisions = [revision for name, start, revision in experiments() if (name, start) == wanted]
     if not revisions:
@@ -50,7 +52,12 @@ def main() -> None:
         )
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder, "model")
-        files.get("models/exported", str(model), recursive=True)
+        try:
+            files.get("models/exported", str(model), recursive=True)
+        except FileNotFoundError:
+            raise UserError(
+                f"the model of {options.experiment} is not here: `dvc exp pull` fetches it, or run it again"
+            ) from None
         sheet = stack_drawings(list(drawings(Detector.load(model))))
     with atomic_write(options.sheet) as new:
         sheet.save(new, "PNG")
