@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from detector.cores import usable_cores
+from tools.sweep import living
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
@@ -178,6 +179,30 @@ def test_sweep_starts_a_new_worker_when_one_dies(repository: Repository) -> None
     assert sweep.returncode == 0, said
     assert "has lost its worker" in said
     assert repository.accuracies() == [0.1, 0.2]
+
+
+def note_worker(folder: Path, number: int, pid: int) -> None:
+    """Write what DVC writes of a worker that it has started."""
+    folder.mkdir(parents=True, exist_ok=True)
+    noted = {"pid": pid, "stdin": None, "stdout": None, "stderr": None, "returncode": None}
+    (folder / f"dvc-exp-worker-{number}.json").write_text(json.dumps(noted))
+
+
+def test_a_sweep_goes_on_after_a_reboot(repository: Repository) -> None:
+    """The machine went down with its worker, whose number another program has now: this one."""
+    note_worker(repository.path / ".dvc/tmp/exps/celery", 1, os.getpid())
+    repository.sweep("--jobs", "1", "-S", "seed=1")
+    assert repository.accuracies() == [0.1]
+
+
+def test_programs_that_are_no_workers_are_not_taken_for_them(tmp_path: Path) -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    words = [sys.executable, "-c", "input()", "exp", "queue-worker", "dvc-exp-1a2b3c-4@localhost"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE) as worker:
+        for number, pid in enumerate((1, os.getpid(), ended.pid, worker.pid), start=1):  # 1: of another user, often
+            note_worker(tmp_path, number, pid)
+        assert living({os.getpid()}, tmp_path) == {worker.pid}
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 from dvc.exceptions import DvcException
 from dvc.repo import Repo, lock_repo
 
@@ -271,13 +272,18 @@ def living(workers: set[int], folder: Path) -> set[int]:
             found.add(worker["pid"])
         else:  # the number may belong to a later process
             found.discard(worker["pid"])
-    return {pid for pid in found if is_alive(pid)}
+    return {pid for pid in found if is_worker(pid)}
 
 
-def is_alive(pid: int) -> bool:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, 0)
-        return True
+def is_worker(pid: int) -> bool:
+    """Say whether a process is a worker of DVC's queue.
+
+    After a reboot, or on another node, a file still has the number of a worker that is gone, and another program may
+    have it. What that is called tells them apart; its age beside the file's would not where a file server's clock
+    differs.
+    """
+    with contextlib.suppress(psutil.Error):  # there is none, or it is somebody else's
+        return "queue-worker" in psutil.Process(pid).cmdline()
     return False
 
 
