@@ -1,6 +1,7 @@
 """A grid on several machines: clones of one bare git repository, and a real GCS server on this machine."""
 
 import json
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -76,6 +77,27 @@ def test_a_run_is_known_by_its_parameters_and_code(small: Project) -> None:
     assert find_same(runs, here()) == [None, commit], "what a run writes does not matter"
     (small.path / "code.py").write_text("changed = True\n")
     assert find_same(runs, here()) == [None, None], "code that is not committed makes it another run"
+
+
+def test_after_pictures_were_mended_a_run_is_another_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = Project(tmp_path / "project")
+    project.path.mkdir()
+    copy_project(project.path)
+    project.set(dataset="mine", datasets__mine={"path": "data/mine"}, evaluate__external=[])
+    project.leave_out("dvc.yaml", "prepare", "train", "evaluate", "export", "external", "card")
+    project.repository()
+    shutil.copytree(project.path / "data/sample", project.path / "data/mine")
+    project.run("dvc", "exp", "run", "--temp", "--name", "two", "-S", "seed=2")
+    monkeypatch.chdir(project.path)
+    (commit,) = here()
+    runs = grid(["seed=2"])
+    assert find_same(runs, here()) == [commit]
+    (project.path / "data/mine").rename(project.path / "data/away")
+    assert find_same(runs, here()) == [commit], "data that are not here count as they were"
+    (project.path / "data/away").rename(project.path / "data/mine")
+    shutil.copy(project.path / "data/mine/train.parquet", project.path / "data/mine/test.parquet")
+    assert find_same(runs, here()) == [None]
+    assert find_same(runs, [], [commit]) == [commit], "what waits in the queue will read what is here now"
 
 
 def results(clone: Project) -> dict[int, str]:

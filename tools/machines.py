@@ -1,14 +1,16 @@
 """A grid of experiments on several machines: which run is whose, what the others have already, and how results travel.
 
 A git remote carries the experiments, as commits under refs/exps, and DVC's default remote their models and data. Two
-runs are the same if they start from the same commit, with the same parameters and the same code.
+runs are the same if they start from the same commit, with the same parameters, code and data.
 """
 
 import contextlib
+import json
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 from dvc.dependency import ParamsDependency
 from dvc.exceptions import DvcException
@@ -19,6 +21,8 @@ from dvc.utils.serialize import PARSERS
 from hydra.errors import HydraException
 
 from detector.errors import UserError
+from stages.fingerprint import FINGERPRINT, find_data, fingerprint
+from stages.params import dataset_entry, load_params
 from tools.shell import DVC, command, experiments
 
 Run = dict[str, list[str]]  # the overrides of a run by the file that they change, as {"params.yaml": ["seed=1"]}
@@ -66,25 +70,42 @@ def parse(name: str, text: str) -> object:
     return PARSERS[Path(name).suffix.lower()](text, name)
 
 
-def find_same(runs: list[Run], others: Iterable[str]) -> list[str | None]:
-    """Return for each run the first of the commits `others` that is the same run, None where there is none.
+def find_same(runs: list[Run], results: Collection[str], queued: Collection[str] = ()) -> list[str | None]:
+    """Return for each run the first commit that is the same run, None where there is none.
 
-    They are commits of experiments, or of what waits in the queue, that start from the commit that is checked out.
-    Their code and their pipeline must be those in the work tree.
+    They are commits that start from the one that is checked out: of experiments, `results`, and of what waits in the
+    queue. Their code and their pipeline must be those in the work tree. Results must be of the data that are here,
+    which what waits will read.
     """
     files = {name for run in runs for name in run}
     inputs = input_files()
-    contents = {}
-    for commit in others:
+    contents, data = {}, {}
+    for commit in (*results, *queued):
         if not command("git", "diff", "--name-only", commit, "--", *inputs):
             with contextlib.suppress(UserError):  # it does not have the file
                 contents[commit] = {name: parse(name, command("git", "show", f"{commit}:./{name}")) for name in files}
+                if commit in results:
+                    data[commit] = json.loads(command("git", "show", f"{commit}:./{FINGERPRINT}"))
+    known: dict[Path, dict[str, Any]] = {}
     same: list[str | None] = []
     for run in runs:
         wanted = apply(run) if contents else {}
-        equal = (commit for commit, found in contents.items() if all(found[name] == wanted[name] for name in run))
-        same.append(next(equal, None))
+        equal = [commit for commit, found in contents.items() if all(found[name] == wanted[name] for name in run)]
+        if not data.keys().isdisjoint(equal):
+            now = data_here(wanted.get("params.yaml") or load_params(), known)
+            equal = [commit for commit in equal if now in (None, data.get(commit, now))]
+        same.append(next(iter(equal), None))
     return same
+
+
+def data_here(params: Any, known: dict[Path, dict[str, Any]]) -> dict[str, Any] | None:
+    """Return what the first stage writes of the data of a run, None where they are not here. `known` are those that
+    were read before."""
+    name = params["dataset"]
+    found = find_data(name, dataset_entry(params))
+    if found and found not in known:
+        known[found] = fingerprint(name, found)
+    return {"dataset": name, **known[found]} if found else None
 
 
 def input_files() -> list[str]:

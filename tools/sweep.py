@@ -86,7 +86,7 @@ def split(runs: list[Run], there: dict[str, str], remote: str) -> tuple[dict[str
     new: list[Run] = []
     waiting: dict[str, Run] = {}
     finished: list[str] = []
-    for one, commit in zip(runs, find_same(runs, there | mine | queued), strict=True):
+    for one, commit in zip(runs, find_same(runs, there | mine, queued), strict=True):
         text = " ".join(override for overrides in one.values() for override in overrides)
         if commit is None:
             new.append(one)
