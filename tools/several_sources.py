@@ -5,12 +5,12 @@
     dvc exp run --temp -S dataset=several
 
 The other files are parquet, with the columns image (bytes), label (0 FAKE, 1 REAL) and source (the generator's name).
-Those with `test` in their names go into the test split, the others into the train split. No image is encoded anew.
+Those with `test` in their names, Test and latest too, go into the test split, the others into the train split. No image
+is encoded anew.
 """
 
 import argparse
 import json
-import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,13 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.folder.exists():
         raise UserError(f"{arguments.folder} exists: remove it, or name another folder")
+    names = {f"{split}-cifake.parquet": "that of CIFAKE" for split in ("train", "test")}
+    for file in arguments.files:
+        # lower case: two names that differ in nothing else are one file on some systems
+        name = f"{split_of(file)}-{file.name.lower()}"
+        if name in names:
+            raise UserError(f"{file} would take the place of {names[name]}, {name}: give it another name")
+        names[name] = str(file)
     others = {file: read_table(file) for file in arguments.files}
     _, cifake = open_source("cifake", dataset_entry(load_params() | {"dataset": "cifake"}))
     counts: Counter[tuple[str, str, str]] = Counter()
@@ -55,10 +62,13 @@ def main() -> None:
         for split, pictures in cifake.items():
             write(folder / f"{split}-cifake.parquet", cifake_table(split, pictures), split, counts)
         for file, table in others.items():
-            split = "test" if "test" in re.split(r"[-_. ]", file.stem) else "train"
-            write(folder / f"{split}-{file.name}", table, split, counts)
+            write(folder / f"{split_of(file)}-{file.name}", table, split_of(file), counts)
     for (split, source, label), count in sorted(counts.items()):
         print(f"{split:<6}{source:<12}{label:<6}{count:>8}")
+
+
+def split_of(file: Path) -> str:
+    return "test" if "test" in file.stem.lower() else "train"
 
 
 def read_table(file: Path) -> pa.Table:
