@@ -25,7 +25,7 @@ from benchmarks.heading import heading
 from detector.errors import UserError, run
 from stages.device import claim
 from stages.params import load_params
-from tools.sweep import living
+from tools.workers import living
 
 SCRIPTS = ["fingerprint", "prepare", "train", "evaluate", "export", "external", "card"]  # the stages of dvc.yaml
 RUN = SCRIPTS[SCRIPTS.index("train") :]  # what another seed makes DVC run: the other stages have not changed

@@ -235,6 +235,31 @@ def here(pipeline: Path, tmp_path: Path) -> Project:
     return Project(shutil.copytree(pipeline, tmp_path / "here"))
 
 
+ONE_STAGE = """
+stages:
+  train:
+    cmd: cp params.yaml result.yaml
+    deps: [code.py]
+    params: [seed]
+    metrics: [result.yaml: {cache: false}]
+"""
+
+
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """A repository with one stage, in the working folder."""
+    project = Project(tmp_path / "small")
+    project.path.mkdir()
+    contents = {"dvc.yaml": ONE_STAGE, "params.yaml": "seed: 0\nepochs: 1\n", "code.py": "", "result.yaml": ""}
+    for name, text in contents.items():
+        (project.path / name).write_text(text)
+    project.run("git", "init", "-q")
+    project.run("dvc", "init", "-q")
+    project.commit("first")
+    monkeypatch.chdir(project.path)
+    return project
+
+
 @pytest.fixture
 def train_here(
     project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -13,36 +13,12 @@ from tests.conftest import ROOT, Project, copy_project, the_error
 from tests.test_remote import Server, use
 from tools.machines import find_same, grid, here, parse_share
 
-PIPELINE = """
-stages:
-  train:
-    cmd: cp params.yaml result.yaml
-    deps: [code.py]
-    params: [seed]
-    metrics: [result.yaml: {cache: false}]
-"""
-
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
     server = Server(tmp_path)
     yield server
     server.kill()
-
-
-@pytest.fixture
-def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """A repository with one stage, in the working folder."""
-    project = Project(tmp_path / "small")
-    project.path.mkdir()
-    contents = {"dvc.yaml": PIPELINE, "params.yaml": "seed: 0\nepochs: 1\n", "code.py": "", "result.yaml": ""}
-    for name, text in contents.items():
-        (project.path / name).write_text(text)
-    project.run("git", "init", "-q")
-    project.run("dvc", "init", "-q")
-    project.commit("first")
-    monkeypatch.chdir(project.path)
-    return project
 
 
 def test_the_shares_of_a_grid_are_the_grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from detector.cores import usable_cores
-from tools.sweep import living
+from tools.workers import living
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent

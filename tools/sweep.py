@@ -6,18 +6,15 @@ and what failed is queued again. What has a result already is not run again, so 
 """
 
 import argparse
-import contextlib
-import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 from dvc.exceptions import DvcException
+from dvc.lock import LockError
 from dvc.repo import Repo, lock_repo
 
 from detector.cores import usable_cores
@@ -27,10 +24,12 @@ from stages.keeping import check_can_be_kept
 from stages.leftovers import tidy
 from tools.machines import Run, check_storage, find_same, grid, here, on_remote, parse_share, push
 from tools.shell import DVC, command, experiments
+from tools.workers import living, start_workers
 
 RETRIES = 2
 POLL_SECONDS = 2.0
 START_SECONDS = 5.0  # until a worker that was started must be seen
+LOCK_SECONDS = 600.0  # for which another DVC command, such as `dvc pull`, may keep all others from writing
 
 EXAMPLES = """examples:
   python -m tools.sweep -S model=resnet18,vit_tiny -S seed=0,1,2
@@ -187,16 +186,28 @@ def warn_of_untracked() -> None:
 
 
 def queue(runs: list[Run]) -> dict[str, Run]:
-    """Queue experiments. Return {name: run}. Raises UserError where a parameter does not exist."""
+    """Queue experiments, after other DVC commands. Return {name: run}. Raises UserError where a parameter does not
+    exist, and where another command takes too long."""
     queued: dict[str, Run] = {}
+    end = time.monotonic() + LOCK_SECONDS
+    for one in runs:
+        while not (name := queue_one(one)):
+            if time.monotonic() > end:
+                raise UserError("another DVC command keeps the queue locked: when it has ended, repeat this one")
+            time.sleep(POLL_SECONDS)
+        queued[name] = one
+    return queued
+
+
+def queue_one(one: Run) -> str:
+    """Queue an experiment. Return its name, "" where another DVC command has the lock. Raises UserError."""
     try:
         with Repo() as repo, lock_repo(repo):
-            for one in runs:
-                entry = repo.experiments.queue_one(repo.experiments.celery_queue, params=one)
-                queued[entry.name] = one
+            return repo.experiments.queue_one(repo.experiments.celery_queue, params=one).name
+    except LockError:
+        return ""
     except DvcException as error:
         raise UserError(str(error.__cause__ or error)) from None
-    return queued
 
 
 def work_off(
@@ -228,11 +239,11 @@ def work_off(
                 elif tries[name] > RETRIES:
                     failed.append(name)
                     print(f"{name} failed again: given up", flush=True)
-                else:
-                    again = queue([one])
-                    tries |= dict.fromkeys(again, tries[name] + 1)
-                    waiting |= again
-                    print(f"{name} failed: queued again as {' '.join(again)}", flush=True)
+                elif again := queue_one(one):
+                    tries[again], waiting[again] = tries[name] + 1, one
+                    print(f"{name} failed: queued again as {again}", flush=True)
+                else:  # another DVC command has the lock: at the next poll
+                    waiting[name] = one
 
             if not workers and not starting:
                 for name in running & waiting.keys():  # their worker died and nobody will end them
@@ -250,41 +261,6 @@ def work_off(
             if waiting:
                 time.sleep(POLL_SECONDS)
     return done, failed
-
-
-def start_workers(jobs: int) -> None:
-    # a worker holds on to the pipes that it inherits: reading them would take until it ends
-    quiet = subprocess.DEVNULL
-    if subprocess.run([DVC, "queue", "start", "--jobs", str(jobs)], stdout=quiet, stderr=quiet).returncode:
-        raise UserError("`dvc queue start` failed: run it by hand to see why")
-
-
-def living(workers: set[int], folder: Path) -> set[int]:
-    """Return the process ids of the workers, those of `workers` and any new ones, that still live.
-
-    `dvc queue status` asks them, and busy ones answer too late: it then starts others of the same name, whose files
-    take the place of the first ones', so those must be remembered.
-    """
-    found = set(workers)
-    for path in folder.glob("dvc-exp-worker-*.json"):
-        worker = json.loads(path.read_text())
-        if worker["returncode"] is None:
-            found.add(worker["pid"])
-        else:  # the number may belong to a later process
-            found.discard(worker["pid"])
-    return {pid for pid in found if is_worker(pid)}
-
-
-def is_worker(pid: int) -> bool:
-    """Say whether a process is a worker of DVC's queue.
-
-    After a reboot, or on another node, a file still has the number of a worker that is gone, and another program may
-    have it. What that is called tells them apart; its age beside the file's would not where a file server's clock
-    differs.
-    """
-    with contextlib.suppress(psutil.Error):  # there is none, or it is somebody else's
-        return "queue-worker" in psutil.Process(pid).cmdline()
-    return False
 
 
 if __name__ == "__main__":

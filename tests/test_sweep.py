@@ -1,0 +1,59 @@
+"""What the sweep does while others work in the same repository. tests/test_queue.py has whole sweeps."""
+
+import contextlib
+import threading
+from collections.abc import Iterator
+
+import dvc.lock
+import pytest
+from dvc.repo import Repo
+
+from detector.errors import UserError
+from tests.conftest import Project
+from tools import sweep
+from tools.machines import grid
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dvc.lock, "DEFAULT_TIMEOUT", 0.1)
+    monkeypatch.setattr(sweep, "POLL_SECONDS", 0.1)
+
+
+@contextlib.contextmanager
+def another_command(seconds: float) -> Iterator[None]:
+    """Have DVC's lock for so long, as `dvc pull` has it."""
+    with Repo() as repo:
+        repo.lock.lock()
+        timer = threading.Timer(seconds, repo.lock.unlock)
+        timer.start()
+        yield
+        timer.join()
+
+
+def waiting_names() -> list[str]:
+    with Repo() as repo:
+        return [entry.name for entry in repo.experiments.celery_queue.iter_queued()]
+
+
+@pytest.mark.usefixtures("small")
+def test_a_sweep_waits_for_other_dvc_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    with another_command(seconds=1):
+        queued = sweep.queue(grid(["seed=1,2"]))
+    assert sorted(queued) == sorted(waiting_names())
+    assert list(queued.values()) == grid(["seed=1,2"])
+    monkeypatch.setattr(sweep, "LOCK_SECONDS", 0)
+    with Repo() as repo, repo.lock, pytest.raises(UserError, match="another DVC command keeps the queue locked"):
+        sweep.queue(grid(["seed=3"]))
+
+
+def test_a_run_that_failed_waits_for_other_dvc_commands(small: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    def work(_: int) -> None:
+        (name,) = waiting_names()
+        small.run("dvc", "queue", "remove", "--all")
+        small.run("dvc", "exp", "save", "--name", name)
+
+    monkeypatch.setattr(sweep, "start_workers", work)
+    with another_command(seconds=1):
+        done, failed = sweep.work_off({"that-failed": grid(["seed=1"])[0]}, 1, None)
+    assert (len(done), failed) == (1, [])
