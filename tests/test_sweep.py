@@ -57,3 +57,44 @@ def test_a_run_that_failed_waits_for_other_dvc_commands(small: Project, monkeypa
     with another_command(seconds=1):
         done, failed = sweep.work_off({"that-failed": grid(["seed=1"])[0]}, 1, None)
     assert (len(done), failed) == (1, [])
+
+
+def test_a_run_that_ends_while_the_sweep_looks_is_not_run_again(
+    small: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = grid(["seed=2"])
+    (name,) = sweep.queue(runs)
+    look = sweep.here
+
+    def here() -> dict[str, str]:
+        found = look()
+        small.run("dvc", "queue", "remove", "--all")  # where its end is right after this look
+        return found
+
+    monkeypatch.setattr(sweep, "here", here)
+    waiting, _ = sweep.split(runs, {}, "")
+    assert list(waiting) == [name]
+    assert waiting_names() == [], "it was queued again"
+
+
+def test_a_failed_run_named_as_an_experiment_of_an_earlier_commit_has_failed(
+    small: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small.run("dvc", "exp", "save", "--name", "first")
+    (small.path / "code.py").write_text("changed = True\n")
+    small.commit("second")
+    monkeypatch.setattr(sweep, "RETRIES", 0)
+    assert sweep.work_off({"first": grid(["seed=1"])[0]}, 1, None) == ([], ["first"])
+
+
+def test_a_run_that_ends_after_the_next_commit_has_its_result(small: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting = sweep.queue(grid(["seed=1"]))
+    (name,) = waiting
+
+    def work(_: int) -> None:
+        small.run("dvc", "queue", "remove", "--all")
+        small.run("dvc", "exp", "save", "--name", name)
+        small.run("git", "commit", "-q", "--allow-empty", "-m", "second")
+
+    monkeypatch.setattr(sweep, "start_workers", work)
+    assert sweep.work_off(waiting, 1, None) == ([name], [])

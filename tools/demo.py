@@ -17,7 +17,7 @@ from detector.explain import draw_explanation, stack_drawings
 from detector.files import atomic_write
 from detector.labels import CLASSES, FAKE, REAL
 from detector.output import percent
-from tools.shell import command, experiments
+from tools.shell import experiments, head
 
 PICTURES = Path("data/sample/test.parquet")
 NEXT = """Next:
@@ -34,7 +34,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.sheet.is_dir():  # which the picture would replace, with all that is in it
         raise UserError(f"{options.sheet} is a folder: name a file for the picture, such as {options.sheet}/demo.png")
-    wanted = (options.experiment, command("git", "rev-parse", "HEAD").strip())  # earlier commits may have one as well
+    wanted = (options.experiment, head())  # earlier commits may have one as well
     revisions = [revision for name, start, revision in experiments() if (name, start) == wanted]
     if not revisions:
         raise UserError(f"this commit has no experiment {options.experiment}: `make demo` runs one")

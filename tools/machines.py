@@ -23,7 +23,7 @@ from hydra.errors import HydraException
 from detector.errors import UserError
 from stages.fingerprint import FINGERPRINT, find_data, fingerprint
 from stages.params import dataset_entry, load_params
-from tools.shell import DVC, command, experiments
+from tools.shell import DVC, command, experiments, head
 
 Run = dict[str, list[str]]  # the overrides of a run by the file that they change, as {"params.yaml": ["seed=1"]}
 
@@ -124,8 +124,8 @@ def input_files() -> list[str]:
 
 def here() -> dict[str, str]:
     """Return this repository's experiments on the commit that is checked out: the name of each by its own commit."""
-    head = command("git", "rev-parse", "HEAD").strip()
-    return {commit: name for name, start, commit in experiments() if start == head}
+    now = head()
+    return {commit: name for name, start, commit in experiments() if start == now}
 
 
 def on_remote(remote: str) -> dict[str, str]:
@@ -161,8 +161,8 @@ def push(name: str, remote: str) -> None:
 
 def reference(name: str) -> str:
     """Return where git keeps an experiment on the commit that is checked out."""
-    head = command("git", "rev-parse", "HEAD").strip()
-    return f"refs/exps/{head[:2]}/{head[2:]}/{name}"
+    start = head()
+    return f"refs/exps/{start[:2]}/{start[2:]}/{name}"
 
 
 def check_storage() -> None:

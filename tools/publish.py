@@ -19,7 +19,7 @@ from detector.errors import UserError, run
 from detector.files import atomic_write
 from tools.lockfile import check_results
 from tools.record import PUBLISHED, AllMetrics, RunRecord
-from tools.shell import check_up_to_date, command, find_experiment
+from tools.shell import check_up_to_date, command, find_experiment, head
 
 CODE = ("stages", "detector", "dvc.yaml")  # what a run's numbers come from
 VERSIONS = ("python", "torch", "timm")  # in metrics/train.json
@@ -32,7 +32,7 @@ def main() -> None:
     if name is None:
         check_up_to_date("card")
         changed = command("git", "status", "--porcelain", "--", *CODE)
-        commit, read = command("git", "rev-parse", "HEAD").strip(), read_file
+        commit, read = head(), read_file
     else:
         commit, revision = find_experiment(name)
         changed = command("git", "diff", "--stat", commit, revision, "--", *CODE)

@@ -21,6 +21,11 @@ def command(*words: str) -> str:
     return done.stdout
 
 
+def head() -> str:
+    """Return the commit that is checked out."""
+    return command("git", "rev-parse", "HEAD").strip()
+
+
 def experiments() -> list[tuple[str, str, str]]:
     """Return the experiments that have a result: name, commit that it started from, its own commit."""
     found = []

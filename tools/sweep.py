@@ -23,7 +23,7 @@ from stages.device import gpu_candidates
 from stages.keeping import check_can_be_kept
 from stages.leftovers import tidy
 from tools.machines import Run, check_storage, find_same, grid, here, on_remote, parse_share, push
-from tools.shell import DVC, command, experiments
+from tools.shell import DVC, command, experiments, head
 from tools.workers import living, start_workers
 
 RETRIES = 2
@@ -77,11 +77,11 @@ def main() -> None:
 def split(runs: list[Run], there: dict[str, str], remote: str) -> tuple[dict[str, Run], list[str]]:
     """Queue the runs that nobody has yet. Return those that wait in the queue, {name: run}, and the names of those that
     have their result here, but not on the git remote, whose experiments are `there`."""
-    mine = here()
     with Repo() as repo:
         tasks = repo.experiments.celery_queue
         entries = [*tasks.iter_queued(), *tasks.iter_active()]
         queued = {entry.stash_rev: entry.name for entry in entries if entry.baseline_rev == repo.scm.get_rev()}
+    mine = here()  # after the queue: a run that ends in between is in both, not in neither
     new: list[Run] = []
     waiting: dict[str, Run] = {}
     finished: list[str] = []
@@ -220,13 +220,14 @@ def work_off(
     workers: set[int] = set()
     last_start = -START_SECONDS
     said = ""
+    starts = {head()}  # the commits that the runs start from: an experiment of another one may have the name
     with Repo() as repo:
         tasks = repo.experiments.celery_queue
         while waiting:
             # in this order an experiment is in one of them however it moves on in between
             queued = {entry.name for entry in tasks.iter_queued()}
             running = {entry.name for entry in tasks.iter_active()}
-            finished = {name for name, _, _ in experiments()}
+            finished = {name for name, start, _ in experiments() if start in starts}
             workers = living(workers, Path(tasks.wdir))
             starting = time.monotonic() - last_start < START_SECONDS
 
@@ -241,6 +242,7 @@ def work_off(
                     print(f"{name} failed again: given up", flush=True)
                 elif again := queue_one(one):
                     tries[again], waiting[again] = tries[name] + 1, one
+                    starts.add(head())
                     print(f"{name} failed: queued again as {again}", flush=True)
                 else:  # another DVC command has the lock: at the next poll
                     waiting[name] = one
