@@ -68,6 +68,26 @@ def test_a_source_that_is_left_out_is_in_the_test_split_alone(
         prepare()
 
 
+@pytest.mark.parametrize(
+    ("split", "source", "becomes", "reason"),
+    [
+        ("test", "flow", "gan's", "its test split has no images of flow"),
+        ("train", "flow", "gan's", "without gan's its train split has no FAKE images"),
+        ("test", "photos", "flow", "flow has images of both classes"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_anything_is_queued(
+    several: Project, split: str, source: str, becomes: str, reason: str
+) -> None:
+    file = several.path / f"data/several/{split}.parquet"
+    rows = pq.read_table(file)
+    sources = [becomes if one == source else one for one in rows["source"].to_pylist()]
+    pq.write_table(rows.set_column(rows.schema.get_field_index("source"), "source", pa.array(sources)), file)
+    several.repository()
+    assert f"datasets.several: {reason}" in the_error(several.tool("leave_one_out", "several", ok=False))
+    assert not (several.path / ".dvc/tmp/exps").exists()
+
+
 @pytest.mark.slow
 def test_each_source_is_left_out_in_turn(several: Project) -> None:
     several.set(dataset="cifake", model="small_resnet")

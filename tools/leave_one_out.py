@@ -15,11 +15,11 @@ from ruamel.yaml import YAML
 
 from detector.errors import UserError, run
 from detector.files import atomic_write
-from detector.labels import FAKE
+from detector.labels import FAKE, REAL
 from stages.keeping import check_can_be_kept
 from stages.leftovers import tidy
 from stages.params import dataset_entry, load_params
-from stages.prepare.sources import open_source
+from stages.prepare.sources import Pictures, open_source
 from tools.machines import Run, grid
 from tools.publish import find_experiment
 from tools.shell import command
@@ -84,18 +84,31 @@ def parse() -> argparse.Namespace:
 
 
 def fake_sources(name: str, entry: dict[str, Any]) -> list[str]:
-    """Return the sources of FAKE images of an entry of `datasets`. Raises UserError where there are fewer than two."""
+    """Return the sources of FAKE images of an entry of `datasets`. Raises UserError where there are fewer than two, and
+    where a run without one of them would fail, or could not be measured."""
     _, splits = open_source(name, entry)
-    of_fakes = {
-        pictures.source_names[number]
-        for pictures in splits.values()
-        for number in np.unique(pictures.sources[pictures.labels == FAKE])
-    }
+
+    def sources(pictures: Pictures, label: int) -> set[str]:
+        return {pictures.source_names[number] for number in np.unique(pictures.sources[pictures.labels == label])}
+
+    fakes = {split: sources(pictures, FAKE) for split, pictures in splits.items()}
+    of_fakes = set().union(*fakes.values())
     if len(of_fakes) < 2:
         raise UserError(
             f"datasets.{name} has one source of FAKE images, {', '.join(of_fakes)}: to leave one out takes two. Does "
             f"datasets.{name}.source say what a source is?"
         )
+    of_photographs = set().union(*(sources(pictures, REAL) for pictures in splits.values()))
+    if both := ", ".join(sorted(of_fakes & of_photographs)):
+        raise UserError(f"datasets.{name}: {both} has images of both classes: give its photographs another source")
+    if missing := ", ".join(sorted(of_fakes - fakes.get("test", of_fakes))):
+        raise UserError(f"datasets.{name}: its test split has no images of {missing} to measure with: move some there")
+    for split in ("train", "val"):
+        if len(fakes.get(split, of_fakes)) == 1:
+            (last,) = fakes[split]
+            raise UserError(
+                f"datasets.{name}: without {last} its {split} split has no FAKE images: move some of others there"
+            )
     return sorted(of_fakes)
 
 
@@ -121,6 +134,8 @@ def read_experiment(name: str, dataset: str) -> dict[str, Any]:
     left_out = params["datasets"].get(dataset, {}).get("leave_out", [])
     if params["dataset"] != dataset or len(left_out) > 1 or "sources" not in test:
         raise UserError(f"experiment {name} was not trained on {dataset} without one source, or with all of them")
+    if unknown := [source for source in left_out if "auroc" not in test["sources"].get(source, {})]:
+        raise UserError(f"experiment {name}: its test split has no images of {unknown[0]}, or some of both classes")
     return {"experiment": name, "left_out": "".join(left_out), "test": test}
 
 
