@@ -1,6 +1,7 @@
 """A grid on several machines: clones of one bare git repository, and a real GCS server on this machine."""
 
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -38,6 +39,22 @@ def test_the_shares_of_a_grid_are_the_grid(tmp_path: Path, monkeypatch: pytest.M
     project.env["PYTHONPATH"] = str(ROOT)
     wrong_share = project.tool("sweep", "--share", "3/2", "-S", "seed=1", ok=False)
     assert "--share 3/2: it must be as in 2/8" in the_error(wrong_share)
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        (["seed=${x}"], "Interpolation key 'x' not found"),
+        (["seed=???"], "Missing mandatory value: seed"),
+        (["dvc.yaml:stages.train.cmd=true"], "dvc.yaml has no parameters"),
+        (["seed=1,2", "seed=3"], "seed is there twice"),
+        (["seed=1", "++seed=2"], "seed is there twice"),
+    ],
+)
+def test_what_makes_no_grid_is_refused_in_one_line(overrides: list[str], reason: str) -> None:
+    with pytest.raises(UserError, match=re.escape(f"-S {' -S '.join(overrides)}: {reason}")):
+        grid(overrides)
 
 
 def test_a_run_is_known_by_its_parameters_and_code(small: Project) -> None:

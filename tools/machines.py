@@ -8,6 +8,7 @@ import contextlib
 import json
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from dvc.utils.cli_parse import to_path_overrides
 from dvc.utils.hydra import apply_overrides, get_hydra_sweeps, to_hydra_overrides
 from dvc.utils.serialize import PARSERS
 from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
 
 from detector.errors import UserError
 from stages.fingerprint import FINGERPRINT, find_data, fingerprint
@@ -34,12 +36,20 @@ def grid(overrides: list[str]) -> list[Run]:
     Raises UserError where they do not fit into the files of parameters.
     """
     by_file = to_path_overrides(overrides)
+    said = f"-S {' -S '.join(overrides)}"
+    if "dvc.yaml" in by_file:
+        raise UserError(f"{said}: dvc.yaml has no parameters; edit it, and queued runs see the change")
     try:
-        is_grid = any(one.is_sweep_override() for words in by_file.values() for one in to_hydra_overrides(words))
+        parsed = {name: to_hydra_overrides(words) for name, words in by_file.items()}
+        for ones in parsed.values():
+            name, count = Counter(one.key_or_group for one in ones).most_common(1)[0]
+            if count > 1:
+                raise UserError(f"{said}: {name} is there twice: give its values as -S {name}=1,2")
+        is_grid = any(one.is_sweep_override() for ones in parsed.values() for one in ones)
         runs = get_hydra_sweeps(by_file) if is_grid else [by_file]
         apply(runs[0])
-    except (DvcException, HydraException) as error:
-        raise UserError(f"-S {' -S '.join(overrides)}: {error.__cause__ or error}") from None
+    except (DvcException, HydraException, OmegaConfBaseException) as error:
+        raise UserError(f"{said}: {error.__cause__ or error}") from None
     return runs
 
 
