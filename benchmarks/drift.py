@@ -66,15 +66,25 @@ def main() -> None:
     print(f"| pictures | accuracy | {columns} |\n| --- | ---: |{' ---: |' * len(SIZES)}")
     for kind in kinds(detector, reference, split, dict(options.fake)):
         count = options.untouched if kind.name == "untouched" else options.others
-        found = [alarms(test, kind.rows, size, count) for size in SIZES]
-        cells = [f"{100 * share:.1f}" for share in found]
-        if kind.name == "untouched":
-            ends = [wilson_interval(round(share * count), count) for share in found]
-            cells = [f"**{cell}** ({100 * a:.1f} to {100 * b:.1f})" for cell, (a, b) in zip(cells, ends, strict=True)]
-        print(f"| {kind.name} | {100 * kind.is_right.mean():.1f} | {' | '.join(cells)} |", flush=True)
+        print(table_row(test, kind, count), flush=True)
     print(f"\nUntouched: {options.untouched:,} samples of each size, with 95 % intervals of the share; others:")
     print(f"{options.others:,}. Noise is given as its standard deviation (of 1), blur as sigma in pixels, JPEG as its")
     print("quality, rescale as to so many pixels of 32 and back.")
+
+
+def table_row(test: TwoSampleTest, kind: Kind, count: int) -> str:
+    """Return a row of the table. Samples that would be larger than what they are drawn from are left out."""
+    cells = []
+    for size in SIZES:
+        if size > len(kind.rows):
+            cells.append("")
+            continue
+        share = alarms(test, kind.rows, size, count)
+        cells.append(f"{100 * share:.1f}")
+        if kind.name == "untouched":
+            low, high = wilson_interval(round(share * count), count)
+            cells[-1] = f"**{cells[-1]}** ({100 * low:.1f} to {100 * high:.1f})"
+    return f"| {kind.name} | {100 * kind.is_right.mean():.1f} | {' | '.join(cells)} |"
 
 
 def kinds(detector: Detector, reference: Reference, test: Split, fakes: dict[str, str]) -> Iterator[Kind]:

@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 from benchmarks import dvc_overhead, load, trainers
 from benchmarks.ask import report
 from benchmarks.damage import ask_about_copies, picture
-from benchmarks.drift import alarms
+from benchmarks.drift import Kind, alarms, table_row
 from benchmarks.strangers import SIZE, Turn, many_scans, mutants
 from benchmarks.strangers import report as strangers_report
 from benchmarks.train_step import operations_per_image, tensor_bytes
@@ -193,3 +193,12 @@ def test_drift_is_found_where_it_is_and_not_where_it_is_not() -> None:
     test = TwoSampleTest(rows(0))
     assert alarms(test, rows(0), size=30, count=40) <= 0.2
     assert alarms(test, rows(1), size=30, count=10) == 1
+
+
+def test_drift_of_few_pictures_is_measured_on_smaller_samples() -> None:
+    random = np.random.default_rng(0)
+    rows = Rows(random.normal(0, 1, (250, 4)), random.normal(0, 1, (250, 2)), np.zeros(250, bool))
+    test = TwoSampleTest(rows)
+    for name in ("untouched", "truck only"):
+        cells = table_row(test, Kind(name, rows, np.ones(250, bool)), count=2).split("|")[1:-1]
+        assert [bool(cell.strip()) for cell in cells] == [True, True, True, True, False]
