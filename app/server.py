@@ -1,20 +1,49 @@
-"""uvicorn, with what it lacks: an end for heads that do not arrive, and for a stop that does not end."""
+"""uvicorn, with what it lacks: an end for heads that do not arrive, bodies in crumbs, and a stop that does not end."""
 
 import asyncio
+import contextlib
 import faulthandler
 import math
 import socket
 from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 import h11
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.h11_impl import CLOSE_HEADER, H11Protocol
 
 from app.observability import Observability
+from app.problems import Problem
 
 HEAD_TIMEOUT = 10.0  # seconds from a request's first byte, or a connection, to the end of its head
 STOP_MARGIN = 5.0  # seconds beyond the timeout of requests, after which a stop ends the process by force
+# Bytes of a connection that are worked on before it is the others' turn. With asyncio's own, 256 KB, small chunks that
+# are within the limits below hold everybody up for 0.2 seconds, and 30 such connections for 6. A file of 20 MB takes
+# 25 ms longer so.
+READ = 16_384
+CHUNKS, CHUNK = 1000, 64  # beyond so many chunks of a body, they must have so many bytes on average
+
+
+class Chunks(h11.Connection):
+    """h11's parser, which ends a body in very many small chunks: the event loop is as long over a chunk of one byte as
+    over one of 64 KB. What the bytes are does not matter, nor how they arrive."""
+
+    chunks = size = 0
+    refusal: str | None = None
+
+    def next_event(self) -> Any:
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            self.chunks = self.size = 0
+        elif isinstance(event, h11.Data) and event.chunk_start:
+            self.chunks += 1
+        if isinstance(event, h11.Data):
+            self.size += len(event.data)
+            if self.chunks > CHUNKS and self.size < self.chunks * CHUNK:
+                self.refusal = f"a body of very many small chunks: send chunks of {CHUNK} bytes or more"
+                raise h11.RemoteProtocolError(self.refusal)
+        return event
 
 
 class Protocol(H11Protocol):
@@ -23,15 +52,26 @@ class Protocol(H11Protocol):
     uvicorn's own limit, of 5 seconds, holds between requests alone: the first byte of the next one ends it.
     """
 
+    conn: Chunks
     head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        transport.max_size = READ  # type: ignore[attr-defined]  # of asyncio's transports, beside their documentation
+        self.conn = Chunks(h11.SERVER)
         self._time_head()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         self._time_head()
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 (uvicorn's word for all of them)
+        problem = Problem(400, self.conn.refusal or "this is no valid HTTP request").response({"path": ""})
+        head = h11.Response(status_code=400, headers=[*problem.raw_headers, CLOSE_HEADER])
+        with contextlib.suppress(h11.LocalProtocolError):  # where an answer has begun, or none can have a body (HEAD)
+            events = (head, h11.Data(data=bytes(problem.body)), h11.EndOfMessage())
+            self.transport.write(b"".join(filter(None, map(self.conn.send, events))))
+        self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
@@ -62,6 +102,7 @@ class Server(uvicorn.Server):
             uvicorn.Config(
                 application,
                 http=Protocol,
+                loop="asyncio",  # not uvloop where that is installed: READ is asyncio's
                 ws="none",
                 log_config=None,
                 access_log=False,  # app/observability.py logs requests, without their paths
