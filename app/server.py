@@ -1,10 +1,12 @@
-"""uvicorn, with what it lacks: an end for heads that do not arrive, bodies in crumbs, and a stop that does not end."""
+"""uvicorn, with what it lacks: an end for heads that do not arrive, bodies in crumbs, answers that nobody reads, and a
+stop that does not end."""
 
 import asyncio
 import contextlib
 import faulthandler
 import math
 import socket
+import struct
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -47,17 +49,20 @@ class Chunks(h11.Connection):
 
 
 class Protocol(H11Protocol):
-    """A connection. One whose next request's head is not whole in time is closed.
+    """A connection. One whose next request's head is not whole in time is closed, and so is one whose client does not
+    read what it is sent within the timeout of requests.
 
     uvicorn's own limit, of 5 seconds, holds between requests alone: the first byte of the next one ends it.
     """
 
     conn: Chunks
     head_timer: asyncio.TimerHandle | None = None
+    unread_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         transport.max_size = READ  # type: ignore[attr-defined]  # of asyncio's transports, beside their documentation
+        transport.set_write_buffer_limits(0)  # writing is paused while anything is unread
         self.conn = Chunks(h11.SERVER)
         self._time_head()
 
@@ -73,20 +78,40 @@ class Protocol(H11Protocol):
             self.transport.write(b"".join(filter(None, map(self.conn.send, events))))
         self.transport.close()
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        assert self.config.timeout_graceful_shutdown is not None  # the timeout of requests: see Server
+        self.unread_timer = self.loop.call_later(self.config.timeout_graceful_shutdown, self._give_up)
+
+    def resume_writing(self) -> None:
+        self._stop_unread_timer()
+        super().resume_writing()
+
+    def _give_up(self) -> None:
+        # the system would keep what is unread, and ask the client again and again, after a close as after an abort
+        self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.transport.abort()
+
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_timer()
+        self._stop_head_timer()
+        self._stop_unread_timer()
         super().connection_lost(exc)
 
     def _time_head(self) -> None:
         if self.conn.their_state is not h11.IDLE:  # the head is whole
-            self._stop_timer()
+            self._stop_head_timer()
         elif self.head_timer is None:
             self.head_timer = self.loop.call_later(HEAD_TIMEOUT, self.timeout_keep_alive_handler)
 
-    def _stop_timer(self) -> None:
+    def _stop_head_timer(self) -> None:
         if self.head_timer is not None:
             self.head_timer.cancel()
             self.head_timer = None
+
+    def _stop_unread_timer(self) -> None:
+        if self.unread_timer is not None:
+            self.unread_timer.cancel()
+            self.unread_timer = None
 
 
 class Server(uvicorn.Server):

@@ -1,15 +1,18 @@
 """The service towards connections that cost it more than they should: bodies in crumbs, answers that nobody reads."""
 
 import contextlib
+import errno
+import signal
 import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.serving import BOUNDARY, Server, body, make_model, rest, sample
+from tests.serving import BOUNDARY, Server, body, make_model, rest, sample, until
 
 PICTURE = sample(2)[0]
 PROBLEM = "content-type: application/problem+json"
@@ -20,8 +23,13 @@ CHUNKED = (
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with Server(make_model(tmp_path_factory.mktemp("models") / "weighing")) as running:
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model(tmp_path_factory.mktemp("models") / "weighing")
+
+
+@pytest.fixture(scope="module")
+def server(model: Path) -> Iterator[Server]:
+    with Server(model) as running:
         yield running
 
 
@@ -81,3 +89,23 @@ def test_a_body_in_pieces_of_any_reasonable_size_is_answered(server: Server) -> 
     first = [whole[place : place + 1] for place in range(900)]  # heads that are written byte by byte
     pieces = iter([*first, whole[900:]])
     assert server.client.post("/v1/predict", content=pieces, headers=headers).status_code == 200
+
+
+def test_who_never_reads_answers_is_closed_and_holds_up_no_stop(model: Path) -> None:
+    def deaf() -> socket.socket:
+        connection = connect(server)
+        connection.sendall(b"GET /static/style.css HTTP/1.1\r\nHost: localhost\r\n\r\n" * 2000)
+        until(lambda: answered() == answered(), 20)  # nothing moves any more
+        return connection
+
+    def answered() -> float:
+        time.sleep(0.3)
+        return server.metrics()['detector_requests_total{path="other",status="200"}']
+
+    with Server(model, timeout=1) as server:
+        with deaf() as connection:
+            until(lambda: connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNRESET, 20)
+            until(lambda: server.metrics()["detector_requests_in_flight"] == 1)  # the one that asks
+        with deaf():
+            server.process.send_signal(signal.SIGTERM)
+            assert server.process.wait(20) == 0
