@@ -9,6 +9,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from detector.cores import thread_count
 from detector.errors import UserError
+from detector.places import model_folder
 from detector.pool import MEGABYTES, SECONDS
 from detector.released import DEFAULT
 from detector.sources import MAX_BYTES, MAX_PIXELS
@@ -21,7 +22,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX)
 
-    models: Annotated[list[Path], NoDecode, Field(min_length=1)] = [Path(DEFAULT)]
+    models: Annotated[list[Path], NoDecode, Field(min_length=1, validate_default=True)] = [Path(DEFAULT)]
     host: str = "127.0.0.1"
     hosts: Annotated[list[str], NoDecode] = []
     port: int = Field(default=8000, ge=0, le=65_535)
@@ -43,10 +44,11 @@ class Settings(BaseSettings):
 
     @field_validator("models")
     @classmethod
-    def told_apart(cls, folders: list[Path]) -> list[Path]:
+    def places(cls, folders: list[Path]) -> list[Path]:
+        """Return where the models are, also those that `fetch` brought, for all who read files of theirs."""
         if len({folder.name for folder in folders}) < len(folders):
             raise ValueError("two folders have the same name")
-        return folders
+        return [model_folder(folder) for folder in folders]
 
 
 def from_environment() -> Settings:

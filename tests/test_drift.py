@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -202,6 +203,15 @@ def test_the_service_notices_that_other_pictures_arrive(
     page.goto(server.url)
     expect(page.get_by_role("complementary", name="Drift")).to_contain_text("The last 200 pictures")
     page.close()
+
+
+def test_what_fetch_brought_is_served_by_its_name(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    for fetched in ("models/fetched", "hub/somebody/theirs"):
+        shutil.copytree(model, tmp_path / "ai-art-detector" / fetched)
+    with Server("models/fetched, hf://somebody/theirs") as server:
+        assert [one["name"] for one in server.client.get("/v1/models").json()["models"]] == ["fetched", "theirs"]
+        assert 'detector_drift_answers{model="theirs"}' in server.metrics()
 
 
 def test_the_alert_rule_asks_for_metrics_that_there_are(server: Server) -> None:
