@@ -52,6 +52,7 @@ def create(settings: Settings, detectors: dict[str, Detector], pool: DecodingPoo
         lifespan=service.running,
         docs_url=None,  # FastAPI's pages load their scripts from another host
         redoc_url=None,
+        redirect_slashes=False,  # it redirects to an address of its own, which a proxy does not have
     )
     problems.install(api)
     first, *_ = service.models
