@@ -35,14 +35,18 @@ class KnownHosts:
     def _refusal(self, scope: Scope) -> Problem | None:
         headers = Headers(scope=scope)
         host = headers.get("host", "")
-        if name_of(f"//{host}") not in self.names:
-            return Problem(421, f"this service does not answer as {host!r}: name it in SERVE_HOSTS")
+        name = name_of(f"//{host}")
+        if name is None:
+            return Problem(421, f"there is no name in Host: {host!r}: send the one that the service is asked by")
+        if name not in self.names:
+            return Problem(421, f"this service does not answer as {name!r}: name it in SERVE_HOSTS")
         if scope["method"] in ("GET", "HEAD") or headers.get("sec-fetch-site") == "same-origin":
             return None  # a browser says so itself, also where a proxy has changed Host
         origin = headers.get("origin")
-        if origin is not None and name_of(origin) not in self.names:
-            return Problem(403, f"a page of {origin} may not ask this service: name its host in SERVE_HOSTS")
-        return None
+        if origin is None or (name := name_of(origin)) in self.names:
+            return None
+        what = "it has no host that SERVE_HOSTS could name" if name is None else f"name {name!r} in SERVE_HOSTS"
+        return Problem(403, f"a page of {origin} may not ask this service: {what}")
 
 
 def name_of(url: str) -> str | None:

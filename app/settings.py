@@ -1,6 +1,8 @@
 """What the service can be told, by environment variables: SERVE_ and a setting's name in capitals."""
 
+import ipaddress
 import os
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +17,7 @@ from detector.released import DEFAULT
 from detector.sources import MAX_BYTES, MAX_PIXELS
 
 PREFIX = "SERVE_"  # not DETECTOR_: Kubernetes sets DETECTOR_PORT=tcp://... where a service is called detector
+DAY = 86_400  # seconds: longer ones overflow in the system's timers
 
 
 class Settings(BaseSettings):
@@ -29,18 +32,33 @@ class Settings(BaseSettings):
     max_bytes: int = Field(default=20_000_000, ge=1, le=MAX_BYTES)
     max_files: int = Field(default=32, ge=1)
     max_pixels: int = Field(default=MAX_PIXELS, ge=1, le=4 * MAX_PIXELS)
-    decode_seconds: float = Field(default=SECONDS, gt=0)
-    decode_megabytes: int = Field(default=MEGABYTES, ge=16)
+    decode_seconds: float = Field(default=SECONDS, gt=0, le=DAY, allow_inf_nan=False)
+    decode_megabytes: int = Field(default=MEGABYTES, ge=16, le=1_000_000)
     max_requests: int = Field(default=64, ge=1)
-    timeout: float = Field(default=30.0, gt=0)
-    batch_window: float = Field(default=2.0, ge=0)
+    timeout: float = Field(default=30.0, gt=0, le=DAY, allow_inf_nan=False)
+    batch_window: float = Field(default=2.0, ge=0, le=1000 * DAY, allow_inf_nan=False)
     batch_size: int = Field(default=32, ge=1)
-    threads: int = Field(default_factory=thread_count, ge=1)
+    threads: int = Field(default_factory=thread_count, ge=1, le=10_000)
 
     @field_validator("models", "hosts", mode="before")
     @classmethod
     def split(cls, value: object) -> object:
-        return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+        return [name for part in value.split(",") if (name := part.strip())] if isinstance(value, str) else value
+
+    @field_validator("host")
+    @classmethod
+    def is_there(cls, host: str) -> str:
+        if not host.strip():  # the system takes it for all addresses
+            raise ValueError("an address is missing: 0.0.0.0 for other machines, 127.0.0.1 for none")
+        return host
+
+    @field_validator("hosts")
+    @classmethod
+    def names(cls, hosts: list[str]) -> list[str]:
+        for host in hosts:
+            if not re.fullmatch(r"[\w.-]+", host) and not is_ipv6(host):
+                raise ValueError(f"{host!r} is more than a name: leave out the scheme, the port and brackets")
+        return hosts
 
     @field_validator("models")
     @classmethod
@@ -49,6 +67,14 @@ class Settings(BaseSettings):
         if len({folder.name for folder in folders}) < len(folders):
             raise ValueError("two folders have the same name")
         return [model_folder(folder) for folder in folders]
+
+
+def is_ipv6(host: str) -> bool:
+    try:
+        ipaddress.IPv6Address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def from_environment() -> Settings:
@@ -60,4 +86,5 @@ def from_environment() -> Settings:
         return Settings()
     except ValidationError as error:
         first = error.errors()[0]
-        raise UserError(f"{PREFIX}{str(first['loc'][0]).upper()}={first['input']}: {first['msg']}") from None
+        reason = first["msg"].removeprefix("Value error, ")
+        raise UserError(f"{PREFIX}{str(first['loc'][0]).upper()}={first['input']}: {reason}") from None

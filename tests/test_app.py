@@ -429,6 +429,16 @@ def test_what_keeps_it_from_starting_is_told_in_one_line(server: Server, model: 
         (model, {"max_files": "many"}, r"SERVE_MAX_FILES=many: .*integer"),
         (model, {"timeout": 0}, r"SERVE_TIMEOUT=0: .*greater than 0"),
         (model, {"maxfiles": 3}, r"SERVE_MAXFILES: no such setting, there are .*SERVE_MAX_FILES"),
+        (model, {"timeout": "inf"}, r"SERVE_TIMEOUT=inf: .*finite"),
+        (model, {"timeout": 1e10}, r"SERVE_TIMEOUT=1.*: .*less than or equal to 86400"),
+        (model, {"decode_seconds": "inf"}, r"SERVE_DECODE_SECONDS=inf: .*finite"),
+        (
+            model,
+            {"host": ""},
+            r"SERVE_HOST=: an address is missing: 0\.0\.0\.0 for other machines, 127\.0\.0\.1 for none",
+        ),
+        (model, {"hosts": "a.example,b.example:81"}, r"SERVE_HOSTS=.*: 'b\.example:81' is more than a name: .* port"),
+        (model, {"hosts": "http://a.example"}, r"SERVE_HOSTS=.*: 'http://a\.example' is more than a name: .* port"),
         (f"{model},{model}", {}, r"SERVE_MODELS=.*two folders have the same name"),
     ]
     with ThreadPoolExecutor(2) as pool:

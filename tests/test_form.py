@@ -73,7 +73,7 @@ def test_a_files_name_and_what_it_says_stay_text(server: Server) -> None:
             403,
             "403 Forbidden: a page of https://stranger.example may not",
         ),
-        (JPEGS, {"Origin": "null"}, 403, "name its host in SERVE_HOSTS"),
+        (JPEGS, {"Origin": "null"}, 403, "no host that SERVE_HOSTS could name"),
         (JPEGS, {"Host": "stranger.example"}, 421, "this service does not answer as &#x27;stranger.example&#x27;"),
     ],
 )

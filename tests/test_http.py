@@ -28,3 +28,17 @@ def test_a_slash_too_many_is_a_404_and_leads_nowhere_past_the_proxy(server: Serv
         response = server.client.get(path)
         refused(response, 404)
         assert "location" not in response.headers
+
+
+def test_who_asks_by_an_unknown_name_is_told_what_serve_hosts_has_to_be(server: Server, model: Path) -> None:
+    asked = {"Host": "Example.org:8196", "Origin": "https://example.org:8196"}
+    said = refused(server.client.get("/v1/models", headers=asked), 421)
+    assert said == "this service does not answer as 'example.org': name it in SERVE_HOSTS"
+    said = refused(server.client.get("/v1/models", headers={"Host": "[::1"}), 421)
+    assert said == "there is no name in Host: '[::1': send the one that the service is asked by"
+    said = refused(server.client.post("/v1/predict", headers={"Origin": asked["Origin"]}), 403)
+    assert said == "a page of https://example.org:8196 may not ask this service: name 'example.org' in SERVE_HOSTS"
+    with Server(model, hosts="example.org, fe80::7,") as other:
+        assert other.client.get("/v1/models", headers=asked).status_code == 200
+        assert other.client.post("/v1/predict", files=files(PICTURE), headers=asked).status_code == 200
+        assert other.client.get("/v1/models", headers={"Host": "[fe80::7]:80"}).status_code == 200
