@@ -12,6 +12,7 @@ from fastapi.staticfiles import StaticFiles
 from PIL import Image
 
 from app import problems
+from app.accept import prefers
 from app.hosts import KnownHosts
 from app.observability import Metrics, Observability
 from app.pages import answers_page
@@ -92,7 +93,7 @@ def create(settings: Settings, detectors: dict[str, Detector], pool: DecodingPoo
         summary="Show where in a picture the evidence is",
         response_model=ExplainResponse,
         responses={
-            200: {"content": {"image/png": {}}, "description": "JSON, or with `Accept: image/png` the drawing"},
+            200: {"content": {"image/png": {}}, "description": "JSON, or the drawing where `Accept` prefers image/png"},
             **refusals(403, 408, 413, 415, 421, 422, 503, 504),
         },
         openapi_extra=multipart(1),
@@ -105,7 +106,7 @@ def create(settings: Settings, detectors: dict[str, Detector], pool: DecodingPoo
         name, explanation = await service.explain(request, chosen)
         row = file_prediction(name, explanation.prediction)
         metrics.count_picture(chosen.name, row.verdict, row.out_of_distribution)
-        if "image/png" in request.headers.get("accept", ""):
+        if prefers(request.headers, "image/png", "application/json"):
             drawing = await service.in_thread(partial(png, explanation.drawing))
             return Response(drawing, media_type="image/png", headers={"X-Model-SHA256": chosen.detector.sha256})
         grid = [[round(value, 4) for value in line] for line in explanation.occlusion_map.tolist()]

@@ -10,12 +10,14 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.routing import APIRoute
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Scope
 
+from app.accept import prefers
 from app.pages import refusal_page
 
 MEDIA_TYPE = "application/problem+json"
@@ -31,7 +33,7 @@ class Problem(Exception):  # noqa: N818 (RFC 9457 calls it so)
     def response(self, scope: Scope) -> Response:
         """Return what the request of `scope` gets."""
         title = http.HTTPStatus(self.status).phrase
-        if scope["path"] == "/" and "text/html" in Headers(scope=scope).get("accept", ""):
+        if scope["path"] == "/" and prefers(Headers(scope=scope), "text/html", "application/json"):
             return HTMLResponse(refusal_page(self.status, title, self.detail), self.status, self.headers)
         body = {"type": "about:blank", "title": title, "status": self.status, "detail": self.detail, **self.more}
         return JSONResponse(body, self.status, self.headers, MEDIA_TYPE)
@@ -53,7 +55,15 @@ def install(api: FastAPI) -> None:
     async def of_starlette(request: Request, error: HTTPException) -> Response:
         details = {404: f"there is nothing at {request.url.path}", 405: f"{request.method} is not possible here"}
         detail = details.get(error.status_code, str(error.detail))
-        return Problem(error.status_code, detail, dict(error.headers or {})).response(request.scope)
+        headers = dict(error.headers or {})
+        if error.status_code == 405 and (methods := methods_at(request.scope["path"])):
+            headers["Allow"] = ", ".join(sorted(methods))
+        return Problem(error.status_code, detail, headers).response(request.scope)
+
+    def methods_at(path: str) -> set[str]:
+        """Return the methods of all routes at an address: Starlette names those of the first alone."""
+        routes = [route for route in api.routes if isinstance(route, APIRoute) and route.path == path]
+        return {method for route in routes for method in route.methods or ()}
 
     @api.exception_handler(RequestValidationError)
     async def of_validation(request: Request, error: RequestValidationError) -> Response:

@@ -42,3 +42,39 @@ def test_who_asks_by_an_unknown_name_is_told_what_serve_hosts_has_to_be(server: 
         assert other.client.get("/v1/models", headers=asked).status_code == 200
         assert other.client.post("/v1/predict", files=files(PICTURE), headers=asked).status_code == 200
         assert other.client.get("/v1/models", headers={"Host": "[fe80::7]:80"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("accept", "is_drawn"),
+    [
+        ("image/png", True),
+        ("image/*", True),
+        ("image/png, */*", True),
+        ("application/json;q=0.5, image/PNG", True),
+        ("text/html, image/png; q=0.9, application/json;q=0.1", True),
+        ("application/json, image/png;q=0.1", False),
+        ("image/png;q=0", False),
+        ("image/png;q=0, */*", False),
+        ("application/json, image/png", False),
+        ("*/*", False),
+        ("image/pngx", False),
+        ("", False),
+    ],
+)
+def test_the_evidence_is_drawn_for_who_prefers_a_drawing(server: Server, accept: str, is_drawn: bool) -> None:
+    response = server.client.post("/v1/explain", files=files(PICTURE), headers={"Accept": accept})
+    assert response.headers["content-type"] == ("image/png" if is_drawn else "application/json")
+
+
+def test_a_refusal_is_a_page_for_who_prefers_pages(server: Server) -> None:
+    for accept, is_page in (("text/html, */*;q=0.8", True), ("application/json, text/html;q=0.1", False)):
+        response = server.client.post("/", headers={"Accept": accept})
+        assert response.status_code == 415
+        assert response.headers["content-type"].startswith("text/html") == is_page
+
+
+def test_a_method_that_is_not_possible_is_told_which_are(server: Server) -> None:
+    for path, methods in (("/", "GET, HEAD, POST"), ("/healthz", "GET, HEAD"), ("/v1/predict", "POST")):
+        response = server.client.put(path)
+        refused(response, 405)
+        assert response.headers["allow"] == methods
