@@ -25,6 +25,7 @@ R = TypeVar("R")
 logger = logging.getLogger("app")
 
 HEADERS = {
+    "Accept-Ranges": "none",
     # data: and blob: are the page's own, of the pictures that people choose
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
@@ -103,6 +104,8 @@ class Observability:
         given = asked.get("x-request-id", "")
         request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         scope["state"] = {}  # of this request alone
+        # Files are small, and answered whole: Starlette would refuse some ranges in words of its own.
+        scope["headers"] = [(name, value) for name, value in scope["headers"] if name != b"range"]
         status = 499  # what nginx logs where the client went away before its answer
         is_begun, is_read = False, asked.get("content-length", "0") == "0" and "transfer-encoding" not in asked
 

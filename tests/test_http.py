@@ -78,3 +78,12 @@ def test_a_method_that_is_not_possible_is_told_which_are(server: Server) -> None
         response = server.client.put(path)
         refused(response, 405)
         assert response.headers["allow"] == methods
+
+
+@pytest.mark.parametrize("asked", ["bytes=abc", "bytes=9999999-", "bytes=0-9", "bytes=0-1,5-9", "lines=1-"])
+def test_files_are_answered_whole(server: Server, asked: str) -> None:
+    for path in ("/", "/static/page.js"):
+        response = server.client.get(path, headers={"Range": asked})
+        assert response.status_code == 200
+        assert response.content == server.client.get(path).content
+        assert response.headers["accept-ranges"] == "none"
