@@ -31,11 +31,12 @@ from app.schemas import (
 from app.service import Model, Service
 from app.settings import Settings
 from detector.detector import Detector, Prediction
-from detector.limit import LIMIT
 from detector.pool import DecodingPool
 
 STATIC = Path(__file__).parent / "static"
-DESCRIPTION = f"""Is a picture FAKE (AI-generated) or REAL? **{LIMIT}**
+DESCRIPTION = """Is a picture FAKE (AI-generated) or REAL? What each model's answers are worth:
+
+{limits}
 
 Every refusal is an `application/problem+json` body (RFC 9457) whose `detail` says what to do.
 """
@@ -46,9 +47,10 @@ def create(settings: Settings, detectors: dict[str, Detector], pool: DecodingPoo
     their pictures, and is closed at the end."""
     metrics = Metrics()
     service = Service(settings, detectors, pool, metrics)
+    limits = "\n".join(f"- `{name}`: {detector.limit}" for name, detector in detectors.items())
     api = FastAPI(
         title="AI Art Detector",
-        description=DESCRIPTION,
+        description=DESCRIPTION.format(limits=limits),
         version="1",
         lifespan=service.running,
         docs_url=None,  # FastAPI's pages load their scripts from another host

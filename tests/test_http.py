@@ -87,3 +87,16 @@ def test_files_are_answered_whole(server: Server, asked: str) -> None:
         assert response.status_code == 200
         assert response.content == server.client.get(path).content
         assert response.headers["accept-ranges"] == "none"
+
+
+def test_the_description_says_the_limit_of_each_model(model: Path, tmp_path: Path) -> None:
+    other = make_model(tmp_path / "other", dataset="holidays")
+    with Server(f"{model}, {other}") as server:
+        said = server.client.get("/openapi.json").json()["info"]["description"]
+        for one in server.client.get("/v1/models").json()["models"]:
+            limit = server.ask(PICTURE, params={"model": one["name"]}).json()["limit"]
+            assert f"`{one['name']}`: {limit}" in said
+    with Server(other) as server:
+        said = server.client.get("/openapi.json").json()["info"]["description"]
+        assert "holidays" in said
+        assert "CIFAR-10" not in said
