@@ -100,7 +100,7 @@ def test_what_prepare_found_in_cifake() -> None:
     pattern = r"([\d,]+) pairs of FAKE images are identical: (\d+) within the train split, (\d+) within test, (\d+) ac"
     assert said(page, pattern) == tuple(f"{found[name]:,}" for name in names)
     near = ("near_duplicates", "near_duplicates_across", "near_leaked")
-    pattern = r"(\d+) more pairs are near-duplicates, (\d+) of them across train and test: (\d+) test images"
+    pattern = r"(\d+) more pairs are near-duplicates, (\d+) of them across train and test: (\d+) further test images"
     assert said(page, pattern) == tuple(str(found[name]) for name in near)
     assert said(page, r"mean (\w+): alone it has an AUROC of ([\d.]+)") == (
         found["shortcut"],
