@@ -4,12 +4,17 @@ import { Retry } from "./retry.js";
 
 const FAILED = "the model could not be loaded: reload the page";
 
+// A worker from a blob has the Content-Security-Policy of the page; one from an address has that of its own headers,
+// which a static host does not send.
+const code = `import ${JSON.stringify(new URL("../engine/worker.js", import.meta.url).href)};`;
+const source = URL.createObjectURL(new Blob([code], { type: "text/javascript" }));
+
 let worker;
 const waiting = new Map();
 let last = 0;
 
 function start() {
-  worker = new Worker(new URL("../engine/worker.js", import.meta.url), { type: "module" });
+  worker = new Worker(source, { type: "module" });
   worker.onmessage = ({ data: { id, answer, problem } }) => {
     const { resolve, reject } = waiting.get(id);
     waiting.delete(id);

@@ -1,10 +1,22 @@
-"""The page in a browser, for its tests."""
+"""The page in a browser, for its tests: the service's, and the one that answers by itself."""
 
+import contextlib
+import functools
+import http.server
+import io
+import os
+import shutil
+import threading
+from pathlib import Path
 from typing import Any
 
+import pytest
 from playwright.sync_api import Browser, FilePayload, Page, expect
 
+from tests.conftest import ROOT, once
 from tests.serving import Server
+from tools import browser as tool
+from tools import unpack
 
 
 class Visit:
@@ -31,3 +43,33 @@ def payload(name: str, data: bytes) -> FilePayload:
 
 def answer(page: Page, name: str) -> Any:
     return page.get_by_role("listitem").filter(has=page.get_by_role("heading", name=name, exact=True))
+
+
+def built_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the released models and the page that answers in the browser, `page`."""
+    if shutil.which("npm") is None and not os.environ.get("CI"):
+        pytest.skip("this needs npm: install Node.js")
+
+    def make(path: Path) -> None:
+        for name in ("released", "app", "browser", "LICENSE"):
+            (path / name).symlink_to(ROOT / name)
+        (path / "models").mkdir()
+        for tracker in (ROOT / "models").glob("*.dvc"):
+            shutil.copy(tracker, path / "models")
+        with contextlib.chdir(path), contextlib.redirect_stdout(io.StringIO()):
+            unpack.main()
+            tool.build(path / "page")
+
+    return once(tmp_path_factory, "browser", make)
+
+
+class Host(http.server.ThreadingHTTPServer):
+    """A static host on a free port of this machine."""
+
+    def __init__(self, folder: Path) -> None:
+        self.asked: list[str] = []
+        log = {"log_message": lambda handler, *_: self.asked.append(handler.path)}
+        handler = type("Listed", (http.server.SimpleHTTPRequestHandler,), log)
+        super().__init__(("127.0.0.1", 0), functools.partial(handler, directory=str(folder)))
+        self.url = f"http://127.0.0.1:{self.server_port}/"
+        threading.Thread(target=self.serve_forever, daemon=True).start()

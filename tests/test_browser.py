@@ -1,16 +1,9 @@
 """The page that answers in the browser itself, in a real one: it says what `python -m detector` says."""
 
 import base64
-import contextlib
-import functools
 import gzip
-import http.server
-import io
 import json
-import os
 import re
-import shutil
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,9 +21,8 @@ from detector.preprocessed import Preprocessed
 from detector.released import DEFAULT
 from tests import claims
 from tests.browser_pictures import Picture, all_pictures, picture, saved
-from tests.conftest import ROOT, once
-from tools import browser as tool
-from tools import unpack
+from tests.browsing import Host, built_page
+from tests.conftest import ROOT
 
 pytestmark = pytest.mark.long
 
@@ -52,31 +44,7 @@ ASK = """async ([question, files]) => {
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the released models and the built page."""
-    if shutil.which("npm") is None and not os.environ.get("CI"):
-        pytest.skip("this needs npm: install Node.js")
-
-    def make(path: Path) -> None:
-        for name in ("released", "app", "browser", "LICENSE"):
-            (path / name).symlink_to(ROOT / name)
-        (path / "models").mkdir()
-        for tracker in (ROOT / "models").glob("*.dvc"):
-            shutil.copy(tracker, path / "models")
-        with contextlib.chdir(path), contextlib.redirect_stdout(io.StringIO()):
-            unpack.main()
-            tool.build(path / "page")
-
-    return once(tmp_path_factory, "browser", make)
-
-
-class Host(http.server.ThreadingHTTPServer):
-    """A static host on a free port of this machine."""
-
-    def __init__(self, folder: Path) -> None:
-        handler = type("Quiet", (http.server.SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
-        super().__init__(("127.0.0.1", 0), functools.partial(handler, directory=str(folder)))
-        self.url = f"http://127.0.0.1:{self.server_port}/"
-        threading.Thread(target=self.serve_forever, daemon=True).start()
+    return built_page(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

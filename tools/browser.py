@@ -41,10 +41,10 @@ BUILT = {
     *("index.html", "static", "engine", "manifest.webmanifest", "service-worker.js"),
     *("model.json", "model.onnx", "model.safetensors", "README.md", "LICENSE"),
 }
-# A static host sends no headers. WebAssembly takes 'wasm-unsafe-eval'; blob: and data: are the page's own pictures.
+# A static host sends no headers. WebAssembly takes 'wasm-unsafe-eval'; blob: and data: are the page's own.
 POLICY = (
     "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; img-src 'self' blob: data:; "
-    "connect-src 'self'; worker-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'none'"
+    "connect-src 'self'; worker-src 'self' blob:; manifest-src 'self'; base-uri 'none'; form-action 'none'"
 )
 HEAD = f"""<meta charset="utf-8">
   <meta http-equiv="Content-Security-Policy" content="{POLICY}">
