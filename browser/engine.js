@@ -2,7 +2,7 @@
 
 import { Retry } from "./retry.js";
 
-const FAILED = "the model could not be loaded: reload the page";
+const FAILED = "a part of the page could not be loaded: try again, or reload it";
 
 // A worker from a blob has the Content-Security-Policy of the page; one from an address has that of its own headers,
 // which a static host does not send.
@@ -15,17 +15,23 @@ let last = 0;
 
 function start() {
   worker = new Worker(source, { type: "module" });
-  worker.onmessage = ({ data: { id, answer, problem } }) => {
+  worker.onmessage = ({ data: { id, answer, problem, isUnloaded } }) => {
+    if (isUnloaded) return giveUp();
     const { resolve, reject } = waiting.get(id);
     waiting.delete(id);
     if (problem) reject(new Error(problem));
     else resolve(answer);
   };
-  worker.onerror = () => {
-    for (const { reject } of waiting.values()) reject(new Retry(FAILED));
-    waiting.clear();
-    worker = undefined; // the next question starts another
-  };
+  worker.onerror = giveUp;
+}
+
+// The next question starts another worker. Of this one nothing is heard any more, also nothing that it has sent.
+function giveUp() {
+  worker.onmessage = worker.onerror = null;
+  worker.terminate();
+  worker = undefined;
+  for (const { reject } of waiting.values()) reject(new Retry(FAILED));
+  waiting.clear();
 }
 
 export function ask(question, file) {

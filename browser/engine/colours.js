@@ -3,6 +3,7 @@
 
 import { latin1 } from "./bytes.js";
 import { fromCodePoints, fromGamma } from "./profiles.js";
+import { loaded } from "./unloaded.js";
 
 const LARGEST = 2 ** 22; // bytes of a profile
 const SPACES = { "RGB ": "RGB", GRAY: "GRAY", CMYK: "CMYK" };
@@ -37,7 +38,7 @@ async function load() {
 export async function conversion({ name, profile }, mode) {
   if (profile === null) return { name: name || "a broken profile", isUsable: false };
   const space = SPACES[latin1(profile, 16, 20)];
-  lcms ??= load();
+  lcms ??= loaded(load());
   const { module, ...c } = await lcms;
   const opened = profile.length <= LARGEST ? module.cmsOpenProfileFromMem(profile, profile.length) : 0;
   const said = name || describe(opened, module, c);

@@ -6,6 +6,7 @@
 
 import { broken, latin1, viewOf } from "./bytes.js";
 import { decodePng } from "./png.js";
+import { loaded } from "./unloaded.js";
 import mozjpeg from "./vendor/mozjpeg_dec.js";
 
 const LARGE = 2 ** 26; // pixels x 4: more memory than that is given back
@@ -25,7 +26,7 @@ let libjpeg;
 let said = [];
 
 async function decodeJpeg(bytes, notes) {
-  libjpeg ??= await mozjpeg({ locateFile: (name) => new URL(`./vendor/${name}`, import.meta.url).href, print: () => {}, printErr: (line) => said.push(line) });
+  libjpeg ??= await loaded(mozjpeg({ locateFile: (name) => new URL(`./vendor/${name}`, import.meta.url).href, print: () => {}, printErr: (line) => said.push(line) }));
   said = [];
   let image;
   try {

@@ -3,12 +3,14 @@
 import { readClaims } from "./claims.js";
 import { Detector } from "./detector.js";
 import { preprocess } from "./preprocess.js";
+import { Unloaded, loaded } from "./unloaded.js";
 
 const beside = (name) => new URL(`../${name}`, import.meta.url);
 
-const about = fetch(beside("model.json")).then((response) => response.json());
-const detector = about.then(({ record }) => Detector.load(record, beside("model.onnx"), beside("model.safetensors")));
-detector.catch(() => {}); // whoever asks is told
+const about = loaded(fetch(beside("model.json")).then((response) => response.json()));
+const detector = about.then(({ record }) => loaded(Detector.load(record, beside("model.onnx"), beside("model.safetensors"))));
+const giveUp = () => postMessage({ isUnloaded: true });
+detector.catch(giveUp);
 
 const ANSWERS = {
   async predict(one) {
@@ -35,7 +37,8 @@ onmessage = ({ data: { id, question, file } }) => {
       const claims = await readClaims(bytes);
       postMessage({ id, answer: await ANSWERS[question]({ ...one, claims }) });
     } catch (error) {
-      postMessage({ id, problem: problemOf(error) });
+      if (error instanceof Unloaded) giveUp();
+      else postMessage({ id, problem: problemOf(error) });
     }
   });
 };
