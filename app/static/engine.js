@@ -4,27 +4,54 @@
 
 import { Retry } from "./retry.js";
 
-async function fetchJson(path, options) {
-  let response;
+const PATIENCE = 60_000; // milliseconds in which a busy service is asked again
+
+// A busy service, or a proxy before it, says how many seconds to wait: then it is asked again.
+async function fetchPatiently(path, options) {
+  const end = Date.now() + PATIENCE;
+  for (;;) {
+    const response = await fetch(path, options);
+    const wait = 1000 * Math.max(1, Number(response.headers.get("Retry-After")) || 5);
+    if (![429, 503].includes(response.status) || Date.now() + wait > end) return response;
+    await new Promise((resolve) => { setTimeout(resolve, wait); });
+  }
+}
+
+// field: one that the answer has, if it is the service's
+async function fetchJson(field, path, options) {
+  let [response, text] = [];
   try {
-    response = await fetch(path, options);
+    response = await fetchPatiently(path, options);
+    text = await response.text();
   } catch {
     throw new Retry("the service does not answer");
   }
-  if (response.ok) return response.json();
-  const problem = await response.json().catch(() => ({ detail: `the service says ${response.status}` }));
-  throw new (response.status >= 500 || response.status === 408 ? Retry : Error)(problem.detail);
+  const said = parsed(text);
+  const { ok, status } = response;
+  if (ok && said?.[field]) return said;
+  if (ok) throw new Retry("another program than the service answers here: reload the page");
+  const reason = typeof said?.detail === "string" ? said.detail : `the service says ${status}`;
+  throw new (status >= 500 || status === 408 || status === 429 ? Retry : Error)(reason);
 }
 
-function post(path, file, model) {
+function parsed(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
+}
+
+async function post(field, path, file, model) {
+  await file.slice(0, 1).arrayBuffer().catch(() => { throw new Error("the file cannot be read: it was changed or removed"); });
   const body = new FormData();
   body.append("files", file, file.name || "pasted");
-  return fetchJson(`${path}?model=${encodeURIComponent(model)}`, { method: "POST", body, headers: { Accept: "application/json" } });
+  return fetchJson(field, `${path}?model=${encodeURIComponent(model)}`, { method: "POST", body, headers: { Accept: "application/json" } });
 }
 
 export const engine = {
   formats: "JPEG, PNG, GIF, WebP, AVIF, BMP or TIFF", // that it reads
-  about: () => fetchJson("v1/models"), // -> {models, limits, limit}
-  predict: (file, model) => post("v1/predict", file, model), // -> {model, model_sha256, predictions: [one], limit}
-  explain: (file, model) => post("v1/explain", file, model), // -> {model, ..., prediction, occlusion_map, seen_region}
+  about: () => fetchJson("models", "v1/models"), // -> {models, limits, limit}
+  predict: (file, model) => post("predictions", "v1/predict", file, model), // -> {model, model_sha256, predictions: [one], limit}
+  explain: (file, model) => post("occlusion_map", "v1/explain", file, model), // -> {model, ..., prediction, occlusion_map, seen_region}
 };
