@@ -5,8 +5,15 @@ const FILES = [];
 const VERSION = "";
 
 addEventListener("install", (event) => {
-  event.waitUntil(caches.open(VERSION).then((cache) => cache.addAll(FILES.map((file) => new Request(file, { cache: "no-cache" })))).then(() => skipWaiting()));
+  event.waitUntil(caches.open(VERSION).then((cache) => Promise.all(FILES.map((file) => keep(cache, file)))).then(() => skipWaiting()));
 });
+
+async function keep(cache, file) {
+  const response = await fetch(file, { cache: "no-cache" });
+  if (!response.ok) throw new Error(`${file}: ${response.status}`);
+  // some hosts send from index.html to ./, and browsers refuse to open a page with an answer that was redirected
+  await cache.put(file, response.redirected ? new Response(await response.blob(), { headers: response.headers }) : response);
+}
 
 addEventListener("activate", (event) => {
   const prefix = VERSION.slice(0, VERSION.indexOf(":") + 1); // pages beside this one may keep something too

@@ -66,10 +66,10 @@ def built_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Host(http.server.ThreadingHTTPServer):
     """A static host on a free port of this machine."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, files: type = http.server.SimpleHTTPRequestHandler) -> None:
         self.asked: list[str] = []
         log = {"log_message": lambda handler, *_: self.asked.append(handler.path)}
-        handler = type("Listed", (http.server.SimpleHTTPRequestHandler,), log)
+        handler = type("Listed", (files,), log)
         super().__init__(("127.0.0.1", 0), functools.partial(handler, directory=str(folder)))
         self.url = f"http://127.0.0.1:{self.server_port}/"
         threading.Thread(target=self.serve_forever, daemon=True).start()

@@ -1,5 +1,6 @@
 """The page that answers in the browser itself, where its host or the network does what it should not."""
 
+import http.server
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +35,18 @@ def page(browser: Browser) -> Iterator[Page]:
     context = browser.new_context(service_workers="block")  # which would answer before a test can
     yield context.new_page()
     context.close()
+
+
+class Redirecting(http.server.SimpleHTTPRequestHandler):
+    """As hosts do that show no index.html in an address."""
+
+    def do_GET(self) -> None:
+        if self.path == "/index.html":
+            self.send_response(301)
+            self.send_header("Location", "/")
+            self.end_headers()
+        else:
+            super().do_GET()
 
 
 def test_the_worker_reaches_no_other_host_either(page: Page, place: Path, tmp_path: Path) -> None:
@@ -83,3 +96,17 @@ def test_a_model_that_could_not_be_fetched_at_first_is_there_when_it_is_asked(pa
     page.unroute("**/model.safetensors")
     page.get_by_label("Choose pictures").set_input_files(CAT)
     expect(answer(page, "cat.jpg").locator(".verdict strong")).to_have_text("REAL", timeout=20_000)
+
+
+@pytest.mark.parametrize("files", [http.server.SimpleHTTPRequestHandler, Redirecting])
+def test_the_page_opens_a_second_time_by_either_address(browser: Browser, place: Path, files: type) -> None:
+    page = browser.new_page()
+    with Host(place / "page", files) as host:
+        page.goto(f"{host.url}index.html")
+        page.evaluate("navigator.serviceWorker.ready.then(() => true)")
+        page.goto("about:blank")
+        host.shutdown()
+    for address in (f"{host.url}index.html", host.url):
+        page.goto(address)
+        expect(page.get_by_role("table")).to_be_visible()
+    page.close()
