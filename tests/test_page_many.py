@@ -141,6 +141,31 @@ def test_a_folder_can_be_dropped(visit: Visit, folder: Path) -> None:
     expect(visit.page.locator(".waiting")).to_have_count(0)
 
 
+def test_of_a_dropped_folder_what_cannot_be_read_is_named(visit: Visit) -> None:
+    # made up: to an administrator, as whom tests may run, every file can be read
+    visit.page.evaluate(
+        """(bytes) => {
+            const refuse = (failed) => failed(new DOMException("", "NotReadableError"));
+            const entry = (path, more) => ({ fullPath: path, name: path.split("/").at(-1), ...more });
+            const file = (path, data) => entry(path, { isFile: true, file: (found, failed) =>
+                data ? found(new File([new Uint8Array(data)], "", { type: "image/jpeg" })) : refuse(failed) });
+            const folder = (path, inside) => entry(path, { isDirectory: true, createReader: () => {
+                const answers = [inside, []];
+                return { readEntries: (found, failed) => inside ? found(answers.shift()) : refuse(failed) };
+            } });
+            const [a, d] = ["/holiday/a.jpg", "/holiday/d.jpg"].map((path) => file(path, bytes));
+            const dropped = folder("/holiday", [a, file("/holiday/b.jpg"), folder("/holiday/c"), d]);
+            const items = [{ webkitGetAsEntry: () => dropped }];
+            const drop = new DragEvent("drop", { cancelable: true });
+            dispatchEvent(Object.defineProperty(drop, "dataTransfer", { value: { files: [dropped], items } }));
+        }""",
+        list(JPEGS[0]),
+    )
+    expect(visit.page.locator(".answer h3")).to_have_text(["holiday/a.jpg", "holiday/d.jpg"])
+    expect(visit.page.get_by_text("Cannot be read: holiday/b.jpg, holiday/c.").last).to_be_visible()
+    expect(visit.page.locator(".waiting")).to_have_count(0)
+
+
 def test_a_hundred_pictures_have_progress_and_can_be_cancelled(visit: Visit) -> None:
     page = visit.page
     page.get_by_role("checkbox", name="cooler").uncheck()

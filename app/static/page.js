@@ -12,9 +12,10 @@ const status = find("#status");
 const list = find("#list");
 const cards = () => [...list.children].map((element) => element.card);
 
-function add({ pictures, passedOver }, truth) {
+function add({ pictures, passedOver, unreadable }, truth) {
   const added = pictures.map((picture) => new Card({ ...picture, truth }));
-  const others = passedOver ? `Passed over: ${counted(passedOver, "file")} that ${passedOver === 1 ? "is no picture" : "are no pictures"}. ` : "";
+  const others = (passedOver ? `Passed over: ${counted(passedOver, "file")} that ${passedOver === 1 ? "is no picture" : "are no pictures"}. ` : "")
+    + (unreadable.length ? `Cannot be read: ${unreadable.slice(0, 3).join(", ")}${unreadable.length > 3 ? ` and ${unreadable.length - 3} more` : ""}. ` : "");
   find("#passed-over").textContent = others;
   find("#passed-over").hidden = !others;
   if (!added.length) {
