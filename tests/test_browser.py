@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
 from app.schemas import Models
@@ -116,6 +117,31 @@ def test_five_hundred_pictures_get_the_answers_of_python(page: Page, detector: D
                 wrong.append((one.name, "other pixels", inputs[one.name]["notes"]))
     assert wrong == []
     assert np.mean(np.array(changes) <= 0.02) >= 0.99, sorted(changes)[-10:]
+
+
+def unusual() -> Iterator[Picture]:
+    """Files that are right, but seldom are so; and PNGs whose note of what is clear is too short."""
+    plain = Image.new("RGB", (40, 40), "orange")
+    avif, bmp = bytearray(saved(plain, "AVIF")), bytearray(saved(plain, "BMP"))
+    avif[8:12], bmp[6:10] = b"mif1", b"mine"
+    yield Picture("other brand first.avif", bytes(avif))
+    yield Picture("reserved bytes.bmp", bytes(bmp))
+    for mode in ("L", "RGB", "RGBA"):
+        png = saved(plain.convert(mode), "PNG")
+        for length in (0, 1, 5, 6):
+            clear = claims.chunk(b"tRNS", b"\0\xff\0\xa5\0\0"[:length])
+            yield Picture(f"{mode} {length}.png", png[:33] + clear + png[33:])
+
+
+def test_unusual_pictures_get_the_answers_of_python(page: Page, detector: Detector) -> None:
+    pictures = list(unusual())
+    said = ask(page, "preprocess", pictures)
+    read = detector.preprocess_all([one.data for one in pictures])
+    expected = [{"problem": str(one)} if isinstance(one, UserError) else {"notes": list(one.notes)} for one in read]
+    found = [{name: one[name] for name in ("problem", "notes") if name in one} for one in said]
+    assert dict(zip([one.name for one in pictures], found, strict=True)) == dict(
+        zip([one.name for one in pictures], expected, strict=True)
+    )
 
 
 def test_the_occlusion_map_is_that_of_python(page: Page, detector: Detector) -> None:

@@ -14,10 +14,18 @@ export function formatOf(bytes) {
   if (start.startsWith("\x89PNG\r\n\x1a\n")) return "PNG";
   if (/^GIF8[79]a/.test(start)) return "GIF";
   if (/^RIFF[^]{4}WEBP/.test(start)) return "WEBP";
-  if (/^BM[^]{4}\0\0\0\0/.test(start)) return "BMP";
+  if (/^BM([^]{4}\0\0\0\0|[^]{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0)/.test(start)) return "BMP"; // four bytes are reserved, or a header of such a size follows
   if (/^(II[*+]\0|MM\0[*+])/.test(start)) return "TIFF";
-  if (/^[^]{4}ftypavi[fs]/.test(start)) return "AVIF";
+  if (brands(bytes).some((brand) => brand === "avif" || brand === "avis")) return "AVIF";
   return undefined;
+}
+
+// What a file of boxes (ISO/IEC 14496-12) says it is: its major brand, and those that it is compatible with.
+function brands(bytes) {
+  if (latin1(bytes, 4, 8) !== "ftyp") return [];
+  const end = Math.min(viewOf(bytes).getUint32(0), bytes.length, 256);
+  const names = latin1(bytes, 8, end).match(/[^]{4}/g) ?? [];
+  return names.filter((_, place) => place !== 1); // which is a version
 }
 
 export function joined(parts) {

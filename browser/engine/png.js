@@ -47,7 +47,7 @@ export async function readPng(bytes) {
     }
     if (kind === "IHDR") readStart(viewOf(data), data, header, png);
     else if (kind === "PLTE") png.palette = data;
-    else if (kind === "tRNS") png.transparency = data;
+    else if (kind === "tRNS") png.transparency = readTransparency(png.type, data);
     else if (kind === "IDAT") png.parts.push(data);
     else if (kind === "acTL" && !png.parts.length) frames = viewOf(data).getUint32(0) || 1;
     else if (kind === "fcTL" && !png.parts.length) isDefault = false;
@@ -85,6 +85,13 @@ function readStart(view, data, header, png) {
   if (!DEPTHS[png.type]?.includes(png.depth)) throw new RangeError("another depth");
   header.sixteen = png.depth === 16;
   header.mode = { 0: png.depth === 1 ? "1" : "L", 2: "RGB", 3: "P", 4: png.depth === 16 ? "RGBA" : "LA", 6: "RGBA" }[png.type];
+}
+
+// Of greys and colours it is one of them, of two bytes a channel, which is clear; beside an alpha channel it is nothing.
+function readTransparency(type, data) {
+  if (type === 4 || type === 6) return undefined;
+  if (data.length < { 0: 2, 2: 6 }[type]) throw broken("Truncated tRNS chunk");
+  return data;
 }
 
 async function readText(data) {
