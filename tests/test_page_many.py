@@ -117,8 +117,17 @@ def test_answers_are_saved_as_the_shell_writes_them(visit: Visit, models: tuple[
         assert (row["notes"], row["error"]) == ("; ".join(expected.notes), "")
         assert row["model_sha256"] == detector.sha256
     assert rows["torn.jpg"]["error"].startswith("not a picture that can be read")
+    assert rows["torn.jpg"]["model_sha256"] == detector.sha256, "with several models, which of them it was"
     assert rows["huge.jpg"]["error"] == "the file is larger than 1 MB"
     assert rows.keys() == {"torn.jpg", "huge.jpg"}
+
+
+def test_no_spreadsheet_computes_what_follows_a_line_break(visit: Visit) -> None:
+    lines = visit.page.evaluate(
+        """() => import("./static/csv.js")
+            .then(({ csvOf }) => csvOf([{ name: "\\n=1+1.jpg", error: new Error("no") }]))"""
+    )
+    assert "'\n=1+1.jpg" in lines
 
 
 def test_of_a_folder_the_pictures_are_asked_about(visit: Visit, folder: Path) -> None:

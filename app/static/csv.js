@@ -10,8 +10,8 @@ export function csvOf(cards) {
 }
 
 // none of a row that waits
-function cells({ card, answer, error }) {
-  if (error) return [{ file: card.name, error: error.message }];
+function cells({ card, model, answer, error }) {
+  if (error) return [{ file: card.name, error: error.message, model_sha256: model.model_sha256 }];
   if (!answer) return [];
   const prediction = answer.predictions[0];
   const outside = prediction.out_of_distribution ? "True" : "False"; // as Python writes it
@@ -21,6 +21,6 @@ function cells({ card, answer, error }) {
 
 function quoted(value) {
   let text = String(value ?? "");
-  if (typeof value === "string" && /^[=+\-@\t\r]/.test(text)) text = `'${text}`; // a spreadsheet would take it for a formula
+  if (typeof value === "string" && /^[=+\-@\t\r\n]/.test(text)) text = `'${text}`; // a spreadsheet would take it for a formula
   return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 }
