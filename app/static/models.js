@@ -34,7 +34,10 @@ export const chosenModels = () => service.models.filter(({ name }) => find(`#cho
 function introduce(said) {
   service = said;
   const { max_bytes: bytes, max_pixels: pixels } = service.limits;
-  find("#limits").textContent = `${engine.formats}, up to ${megabytes(bytes)} and ${Math.floor(pixels / 1e6)} megapixels each.`;
+  find("#limits").textContent = `${engine.formats}, up to ${megabytes(bytes)} and ${Number((pixels / 1e6).toPrecision(3))} megapixels each.`;
+  const each = (texts) => [...new Set(texts)].join("; ");
+  find("#kinds").textContent = each(service.models.map(({ scale: [real, fake] }) => `${real}, or ${fake}`));
+  find("#size").textContent = `${each(service.models.map(({ input_size: size }) => `${size}×${size}`))} pixels`;
   find("#choice div").replaceChildren(...service.models.map(checkbox));
   find("#choice").hidden = service.models.length < 2;
   find("#models").replaceChildren(...service.models.map(measurements));
