@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Route, expect
 
 from tests.browsing import Visit, answer
 from tests.serving import Server, make_model, sample
@@ -42,3 +42,22 @@ def test_the_page_says_of_the_model_what_is_true_of_it(visit: Visit) -> None:
     assert "and 0.9 megapixels each" in text
     for of_others in ("CIFAR", "99.5"):
         assert of_others not in text
+
+
+def test_pictures_of_one_name_are_several(visit: Visit) -> None:
+    visit.choose(("image.jpg", JPEGS[0]), ("image.jpg", JPEGS[1]))
+    expect(visit.page.get_by_role("status")).to_contain_text("2 pictures: ")
+
+
+def test_evidence_that_was_hidden_meanwhile_is_not_announced(visit: Visit) -> None:
+    held: list[Route] = []
+    visit.page.route("**/v1/explain?*", lambda route: held.append(route))
+    visit.choose(("cat.jpg", JPEGS[0]))
+    card = answer(visit.page, "cat.jpg")
+    card.get_by_role("button", name="Show the evidence").tap()
+    card.get_by_role("button", name="Hide the evidence").tap()
+    while not held:
+        visit.page.wait_for_timeout(20)
+    held[0].continue_()
+    expect(card.locator("figcaption")).to_contain_text("The strongest evidence")
+    expect(visit.page.get_by_role("status")).not_to_contain_text("is shown")

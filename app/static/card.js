@@ -42,7 +42,7 @@ export class Card {
   // No model can be asked.
   fail(error) {
     this.error = error;
-    report(this.name, "without an answer", `${this.name}: no answer, ${error.message}.`);
+    report(this, "without an answer", `${this.name}: no answer, ${error.message}.`);
     this.gather();
   }
 

@@ -20,9 +20,9 @@ export function cancelAll() {
   next();
 }
 
-// name: of the picture; kind: a verdict, or why there is none; words: all of the answer
-export function report(name, kind, words) {
-  results.push({ name, kind, words });
+// card: of the picture; kind: a verdict, or why there is none; words: all of the answer
+export function report(card, kind, words) {
+  results.push({ card, kind, words });
 }
 
 function next() {
@@ -53,7 +53,7 @@ function showProgress() {
 // A screen reader would hear only the last of many answers: of several pictures it is told how many of which there are.
 function tell() {
   const told = results.splice(0);
-  const pictures = new Set(told.map(({ name }) => name)).size;
+  const pictures = new Set(told.map(({ card }) => card)).size;
   if (pictures === 1) find("#status").textContent = told.map(({ words }) => words).join(" ");
   if (pictures < 2) return;
   const kinds = [...new Set(told.map(({ kind }) => kind))].sort();

@@ -70,7 +70,7 @@ export class Row {
     this.collapse(); // its label names the picture
     const headline = isLittle ? "The answer says little. " : "";
     const words = [`${headline}${verdict}, score ${scoreText(p)}: ${closer}`, ...notes.map((note) => `${note}.`), answer.limit].join(" ");
-    report(this.card.name, isLittle ? "of which the answer says little" : verdict, `${this.card.name}, ${this.model.name}: ${words}`);
+    report(this.card, isLittle ? "of which the answer says little" : verdict, `${this.card.name}, ${this.model.name}: ${words}`);
     this.card.gather();
   }
 
@@ -79,7 +79,7 @@ export class Row {
     [this.error, this.isWaiting] = [error, false];
     this.element.className = "row failed";
     this.say("No answer:", error.message);
-    report(this.card.name, "without an answer", `${this.card.name}, ${this.model.name}: no answer, ${error.message}.`);
+    report(this.card, "without an answer", `${this.card.name}, ${this.model.name}: no answer, ${error.message}.`);
     this.card.gather();
   }
 
@@ -103,7 +103,7 @@ export class Row {
       map.hidden = false;
       this.explained = true;
       caption.textContent = `${this.model.name}: ${words} It shows where, not why, and is no proof that the answer is right.`;
-      find("#status").textContent = `The evidence in ${name} is shown. ${words}`;
+      if (!this.figure.hidden) find("#status").textContent = `The evidence in ${name} is shown. ${words}`;
     } catch (error) {
       caption.textContent = `No evidence: ${error.message}`;
       find("#status").textContent = `${name}: no evidence, ${error.message}`;
