@@ -24,6 +24,7 @@ from tests import claims
 from tests.browser_pictures import Picture, all_pictures, picture, saved
 from tests.browsing import Host, built_page
 from tests.conftest import ROOT
+from tools.browser import BUILT
 
 pytestmark = pytest.mark.long
 
@@ -269,4 +270,4 @@ def test_the_page_says_of_its_model_what_the_service_says(place: Path) -> None:
 
 
 def test_a_build_holds_what_the_next_one_may_replace(place: Path) -> None:
-    assert {path.name for path in (place / "page").iterdir()} == tool.BUILT
+    assert {path.name for path in (place / "page").iterdir()} == BUILT
