@@ -64,6 +64,7 @@ def span(values: list[float], digits: int = 0, scale: int = 100) -> tuple[str, s
         ("README.md", r"Of 1,000 fakes of two other generators the released models catch none"),
         ("docs/explanation/limits.md", r"of 500 fakes each, the released models catch none"),
         ("docs/how-to/library.md", r"of 1,000 fakes of two other generators they catch none"),
+        ("app/static/index.html", r"of 1,000 fakes of two others they catch none"),
     ],
 )
 def test_what_is_caught_of_other_generators(path: str, pattern: str) -> None:
