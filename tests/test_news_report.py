@@ -162,8 +162,8 @@ def test_nothing_is_left_half_written(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--report", "report.csv"], "report.csv: the report is a file whose name ends in .html"),
-        (["--report", "."], "ends in .html"),
+        (["--report", "report.csv"], "report.csv: name a file that ends in .html"),
+        (["--report", "."], ". is a folder: name a file in it"),
     ],
 )
 def test_a_name_that_would_do_harm_is_refused(

@@ -10,7 +10,6 @@ import argparse
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard
-from yaml import YAMLError
 
 from detector.errors import UserError, run
 from detector.fetch import fetch
@@ -53,14 +52,10 @@ def push(folder: Path, name: str) -> None:
     record, sha256 = read_record(folder)
     try:
         record.check_files(folder, *record.sha256)
-        if not ModelCard((folder / CARD).read_text(encoding="utf-8")).data.to_dict():
-            raise ValueError("its head is missing or empty")
+        card = (folder / CARD).read_bytes()
     except FileNotFoundError as error:
         raise UserError(f"no {error.filename}: a model on the hub takes all files of its folder") from None
-    except (ValueError, YAMLError) as error:  # of UTF-8, of YAML, of what the hub's client makes of it
-        raise UserError(
-            f"{folder / CARD} has no metadata for the hub ({error}): make the model anew, `export` and `adapt` write it"
-        ) from None
+    check_head(folder / CARD, card)
     files = sorted({FILE, CARD, *record.sha256})  # the card is written after model.json
     api = HfApi()
     with hub_errors(name):
@@ -69,6 +64,18 @@ def push(folder: Path, name: str) -> None:
         commit = api.create_commit(name, operations, commit_message=f"{record.model}, model.json {sha256[:12]}")
     print(f"{folder} is {commit.commit_url}. Others get it with")
     print(f"    python -m detector fetch hf://{name} --sha256 {sha256}")
+
+
+def check_head(path: Path, card: bytes) -> None:
+    """Raises UserError where a card has no metadata that the hub could read."""
+    try:
+        reason = "" if ModelCard(card.decode()).data.to_dict() else "its head is missing or empty"
+    except Exception as error:  # of UTF-8, of YAML, of what the hub's client makes of it
+        reason = str(error)
+    if reason:
+        raise UserError(
+            f"{path} has no metadata for the hub ({reason}): make the model anew, `export` and `adapt` write it"
+        )
 
 
 if __name__ == "__main__":
