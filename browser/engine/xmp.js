@@ -24,7 +24,7 @@ const ATTRIBUTE = new RegExp(`[ \\t\\n]+${NAME}[ \\t\\n]*=[ \\t\\n]*(?:"([^"<]*)
 const CLOSE = /[ \t\n]*(\/?)>/y;
 const END = new RegExp(`</${NAME}[ \\t\\n]*>`, "uy");
 const TEXT = /[^<]+/y;
-// The encoding that it names is not asked: it is one of Unicode's.
+// The encoding that it names is not used: the text is one of Unicode's. One that nobody knows is a fault.
 const DECLARATION = /^xml[ \t\n]+version[ \t\n]*=[ \t\n]*(["'])1\.[0-9]\1([ \t\n]+(encoding|standalone)[ \t\n]*=[ \t\n]*(["'])[A-Za-z][\w.-]*\4){0,2}[ \t\n]*$/;
 const ENTITIES = { amp: "&", lt: "<", gt: ">", quot: '"', apos: "'" };
 const NO_CHARACTER = /[\0-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]/; // in XML
@@ -145,7 +145,11 @@ function readXml(xml, begin, end, said) {
       place += 1;
     } else if (xml.startsWith("<?", start)) {
       const instruction = passTo("?>", start + 2);
-      if (/^xml([ \t\n]|$)/i.test(instruction) && (start || !DECLARATION.test(instruction))) fault();
+      if (/^xml([ \t\n]|$)/i.test(instruction)) {
+        if (start || !DECLARATION.test(instruction)) fault();
+        const [, , encoding] = /encoding[ \t\n]*=[ \t\n]*(["'])([^"']*)/.exec(instruction) ?? [];
+        if (encoding) new TextDecoder(encoding); // throws for an unknown one
+      }
     } else if (xml.startsWith("<![CDATA[", start)) {
       if (!open.length) fault();
       said(passTo("]]>", start + 9));
