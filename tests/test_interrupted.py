@@ -243,6 +243,7 @@ def outs(project: Project) -> dict[str, bytes]:
     return {name: content for name, content in project.outputs().items() if name not in left_out}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("sent", "status"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)]
 )

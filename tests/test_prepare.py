@@ -426,6 +426,7 @@ def test_labels_in_the_wrong_order_are_refused(prepared: Path, tmp_path: Path) -
     refuse(prepared, contradicting, ("test.parquet", "FAKE/0000.jpg", "wrong label order"))
 
 
+@pytest.mark.long
 def test_an_incomplete_or_broken_parquet_source_is_refused(prepared: Path, tmp_path: Path) -> None:
     source = as_parquet(cifake(), tmp_path / "source")
     whole = (source / "test.parquet").read_bytes()

@@ -139,6 +139,7 @@ def test_six_queued_runs_share_two_gpus_never_two_on_one(repository: Repository)
             assert ends.get(earlier["pid"], earlier["start"]) <= later["start"]
 
 
+@pytest.mark.long
 def test_without_gpus_two_runs_at_a_time_share_out_the_cores(repository: Repository) -> None:
     repository.nvidia_smi.write_text("#!/bin/sh\necho No devices were found\n")
     repository.environment.pop("OMP_NUM_THREADS", None)
@@ -188,6 +189,7 @@ def note_worker(folder: Path, number: int, pid: int) -> None:
     (folder / f"dvc-exp-worker-{number}.json").write_text(json.dumps(noted))
 
 
+@pytest.mark.long
 def test_a_sweep_goes_on_after_a_reboot(repository: Repository) -> None:
     """The machine went down with its worker, whose number another program has now: this one."""
     note_worker(repository.path / ".dvc/tmp/exps/celery", 1, os.getpid())

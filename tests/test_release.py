@@ -99,6 +99,7 @@ def test_what_is_not_fit_to_be_released_is_refused(here: Project) -> None:
         check("weighing", sample)
 
 
+@pytest.mark.long
 def test_a_model_without_all_its_files_is_refused_and_the_release_stays_as_it_is(here: Project) -> None:
     """What `dvc checkout --allow-missing` and `dvc pull export` leave counts as up to date."""
     here.tool("release", "tiny")
@@ -130,6 +131,7 @@ def test_models_of_several_experiments_are_released_one_after_the_other(here: Pr
     assert "there is no experiment mine" in the_error(here.tool("release", "tiny", "mine", ok=False))
 
 
+@pytest.mark.long
 def test_a_clone_that_has_an_earlier_release_gets_the_new_one(here: Project) -> None:
     here.tool("release", "tiny")
     record = here.path / "models/tiny/model.json"

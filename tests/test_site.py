@@ -52,6 +52,7 @@ def test_the_search_is_in_sight_and_finds_a_term(site: Path, browser: Browser) -
     page.close()
 
 
+@pytest.mark.long
 def test_the_address_of_the_repository_is_written_in_one_place(site: Path, tmp_path: Path) -> None:
     text = (ROOT / "mkdocs.yml").read_text()
     assert 'repo_url: ""\n' in text
