@@ -10,13 +10,17 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 from ruamel.yaml import YAML
 
 import stages  # noqa: F401  (first of all: it sets what torch reads from the environment)
+
+if TYPE_CHECKING:
+    from tests.browsing import Host
+    from tests.serving import Server
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
@@ -221,6 +225,41 @@ def browser() -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=chromium, args=arguments)
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder that weighs pixels, for what does not depend on what a model has learnt."""
+    from tests.serving import make_model  # not above: it imports this module
+
+    return make_model(tmp_path_factory.mktemp("models") / "weighing")
+
+
+@pytest.fixture(scope="module")
+def server(model: Path) -> Iterator["Server"]:
+    """A service that answers with `model`."""
+    from tests.serving import Server
+
+    with Server(model) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the released models and the page that answers in the browser, `page`."""
+    from tests.browsing import built_page
+
+    return built_page(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def host(place: Path) -> Iterator["Host"]:
+    """A static host of that page."""
+    from tests.browsing import Host
+
+    with Host(place / "page") as running:
+        yield running
+        running.shutdown()
 
 
 @pytest.fixture

@@ -59,17 +59,6 @@ def png(width: int, height: int) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_model(tmp_path_factory.mktemp("models") / "weighing")
-
-
-@pytest.fixture(scope="module")
-def server(model: Path) -> Iterator[Server]:
-    with Server(model) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def strict(model: Path) -> Iterator[Server]:
     """A service with low limits."""
     with Server(model, max_bytes=100_000, max_files=3, max_pixels=1_000_000, max_requests=2, timeout=1.5) as running:

@@ -22,7 +22,7 @@ from detector.preprocessed import Preprocessed
 from detector.released import DEFAULT
 from tests import claims
 from tests.browser_pictures import Picture, all_pictures, picture, saved
-from tests.browsing import Host, built_page
+from tests.browsing import Host
 from tests.conftest import ROOT
 from tools.browser import BUILT
 
@@ -42,18 +42,6 @@ ASK = """async ([question, files]) => {
     }
     return answers;
 }"""
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return built_page(tmp_path_factory)
-
-
-@pytest.fixture(scope="module")
-def host(place: Path) -> Iterator[Host]:
-    with Host(place / "page") as running:
-        yield running
-        running.shutdown()
 
 
 @pytest.fixture

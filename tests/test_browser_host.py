@@ -10,24 +10,12 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
 from tests.browser_pictures import WIDE, saved
-from tests.browsing import Host, answer, built_page, payload
+from tests.browsing import Host, answer, payload
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.long
 CAT = ROOT / "app/static/examples/cat.jpg"
 WIDE_JPEG = saved(Image.new("RGB", (40, 40), "orange"), "JPEG", icc_profile=WIDE)  # which takes LittleCMS
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return built_page(tmp_path_factory)
-
-
-@pytest.fixture(scope="module")
-def host(place: Path) -> Iterator[Host]:
-    with Host(place / "page") as running:
-        yield running
-        running.shutdown()
 
 
 @pytest.fixture

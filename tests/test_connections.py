@@ -5,14 +5,12 @@ import errno
 import signal
 import socket
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
-import pytest
 
-from tests.serving import BOUNDARY, Server, body, make_model, rest, sample, until
+from tests.serving import BOUNDARY, Server, body, rest, sample, until
 
 PICTURE = sample(2)[0]
 PROBLEM = "content-type: application/problem+json"
@@ -20,17 +18,6 @@ CHUNKED = (
     "POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n"
     f"Content-Type: multipart/form-data; boundary={BOUNDARY}\r\n\r\n"
 ).encode()
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_model(tmp_path_factory.mktemp("models") / "weighing")
-
-
-@pytest.fixture(scope="module")
-def server(model: Path) -> Iterator[Server]:
-    with Server(model) as running:
-        yield running
 
 
 def connect(server: Server) -> socket.socket:

@@ -14,15 +14,10 @@ from tests.browsing import payload
 from tests.claims import png
 from tests.claims import text as text_chunk
 from tests.conftest import ROOT
-from tests.serving import BOUNDARY, Server, body, files, make_model, sample
+from tests.serving import BOUNDARY, Server, body, files, sample
 
 JPEGS = sample(4)
 BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_model(tmp_path_factory.mktemp("models") / "weighing")
 
 
 @pytest.fixture(scope="module")

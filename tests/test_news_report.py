@@ -16,7 +16,7 @@ from detector import Detector
 from detector.__main__ import main
 from tests.claims import CASES, international_text, png
 from tests.conftest import ROOT
-from tests.serving import make_model, sample
+from tests.serving import sample
 
 HOSTILE = "<script>document.title='broken'<img src=x onerror=alert(2)>.png"
 PROMPT = "</p><script>document.title='broken'</script><img src='http://127.0.0.1:9/x'>"
@@ -26,11 +26,6 @@ def large() -> bytes:
     file = io.BytesIO()
     Image.linear_gradient("L").resize((640, 320)).convert("RGB").save(file, "PNG")
     return file.getvalue()
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_model(tmp_path_factory.mktemp("models") / "weighing")
 
 
 @pytest.fixture(scope="module")

@@ -19,11 +19,6 @@ PHONE = {"width": 360, "height": 740}
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_model(tmp_path_factory.mktemp("models") / "weighing")
-
-
-@pytest.fixture(scope="module")
 def server(model: Path) -> Iterator[Server]:
     with Server(model, max_bytes=1_000_000) as running:
         yield running

@@ -26,15 +26,10 @@ from detector.pool import DecodingPool
 from detector.preprocessed import Preprocessed
 from tests.conftest import ROOT
 from tests.hostile import COUNTED, LONG
-from tests.serving import Server, files, make_model, sample, until
+from tests.serving import Server, files, sample, until
 
 GOOD = sample(6)
 LINUX = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="Linux alone bounds memory")
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_model(tmp_path_factory.mktemp("models") / "weighing")
 
 
 @pytest.fixture

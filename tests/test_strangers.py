@@ -23,11 +23,6 @@ PICTURE = sample(2)[0]
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_model(tmp_path_factory.mktemp("models") / "weighing")
-
-
-@pytest.fixture(scope="module")
 def server(model: Path) -> Iterator[Server]:
     with Server(model, hosts="Detector.example, 192.0.2.7", max_requests=1) as running:
         yield running
