@@ -33,5 +33,5 @@ def test_the_page_is_built_into_no_folder_with_other_files(mine: Project) -> Non
 
 def test_the_demo_s_picture_takes_no_folder_s_place(mine: Project) -> None:
     said = the_error(mine.tool("demo", "--sheet", "mine", ok=False))
-    assert "mine is a folder: name a file for the picture, such as mine/demo.png" in said
+    assert "mine is a folder: name a file in it, such as mine/answer.png" in said
     assert (mine.path / "mine/thesis.tex").read_text() == "years of work"

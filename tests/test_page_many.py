@@ -195,11 +195,9 @@ def test_a_hundred_pictures_have_progress_and_can_be_cancelled(visit: Visit) -> 
     bar = page.get_by_role("progressbar", name="Answers")
     assert bar.evaluate("(bar) => [bar.value, bar.max]") == [3, 100]
 
-    page.get_by_role("button", name="Cancel").click()
-    for route in held[3:]:
-        route.continue_()
+    page.get_by_role("button", name="Cancel").click()  # also what the service has been asked
     expect(page.get_by_role("status")).to_contain_text("100 pictures: ")
-    expect(page.get_by_role("status")).to_contain_text("93 without an answer")
+    expect(page.get_by_role("status")).to_contain_text("97 without an answer")
     page.unroute("**/v1/predict?*")
     assert page.evaluate("document.activeElement.id") == "save", "the button that had the focus is gone"
     expect(bar).to_be_hidden()

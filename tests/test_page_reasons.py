@@ -63,6 +63,19 @@ def test_a_service_that_stays_busy_is_told_and_can_be_asked_again(visit: Visit, 
     expect(card.locator(".score")).to_contain_text("Score")
 
 
+def test_what_waits_for_a_busy_service_is_cancelled_at_once(visit: Visit) -> None:
+    visit.page.route(PREDICT, lambda route: busy(route, wait=25))
+    visit.choose(*[(f"{n}.jpg", JPEGS[n % len(JPEGS)]) for n in range(6)])
+    expect(answer(visit.page, "0.jpg").locator(".verdict")).to_have_text("… asking")
+    visit.page.wait_for_timeout(300)
+    visit.page.get_by_role("button", name="Cancel").click()
+    for number in range(6):
+        expect(answer(visit.page, f"{number}.jpg")).to_contain_text("No answer: cancelled")
+    visit.page.unroute(PREDICT)
+    answer(visit.page, "0.jpg").get_by_role("button", name="Try again").click()
+    expect(answer(visit.page, "0.jpg").locator(".score")).to_contain_text("Score")
+
+
 NOT_THE_SERVICE = "another program than the service answers here: reload the page"
 
 

@@ -17,6 +17,7 @@ from detector.explain import draw_explanation, stack_drawings
 from detector.files import atomic_write
 from detector.labels import CLASSES, FAKE, REAL
 from detector.output import percent
+from detector.written import file_to_write
 from tools.shell import experiments, head
 
 PICTURES = Path("data/sample/test.parquet")
@@ -32,8 +33,7 @@ def main() -> None:
     parser.add_argument("experiment", nargs="?", default="demo", help="default: %(default)s")
     parser.add_argument("--sheet", type=Path, default=Path("dvc_plots/demo.png"), help="default: %(default)s")
     options = parser.parse_args()
-    if options.sheet.is_dir():  # which the picture would replace, with all that is in it
-        raise UserError(f"{options.sheet} is a folder: name a file for the picture, such as {options.sheet}/demo.png")
+    path = file_to_write(options.sheet, ".png")
     wanted = (options.experiment, head())  # earlier commits may have one as well
     revisions = [revision for name, start, revision in experiments() if (name, start) == wanted]
     if not revisions:
@@ -59,9 +59,9 @@ def main() -> None:
                 f"the model of {options.experiment} is not here: `dvc exp pull` fetches it, or run it again"
             ) from None
         sheet = stack_drawings(list(drawings(Detector.load(model))))
-    with atomic_write(options.sheet) as new:
+    with atomic_write(path) as new:
         sheet.save(new, "PNG")
-    print(f"Three of its answers, with the evidence for them: {options.sheet}")
+    print(f"Three of its answers, with the evidence for them: {path}")
     print("It knows seven photographs and the images of one tiny generator: of other pictures it can say nothing.\n")
     print(NEXT)
 

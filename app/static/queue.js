@@ -7,8 +7,9 @@ const AT_ONCE = 4; // the service batches them
 const waiting = [];
 const results = [];
 let [running, asked] = [0, 0];
+let asking = new AbortController();
 
-// question: {ask(), cancel()}; ask never throws.
+// question: {ask(signal), cancel()}; ask never throws, and ends early where the signal says so.
 export function enqueue(question) {
   waiting.push(question);
   asked += 1;
@@ -17,6 +18,8 @@ export function enqueue(question) {
 
 export function cancelAll() {
   for (const question of waiting.splice(0)) question.cancel();
+  asking.abort();
+  asking = new AbortController();
   next();
 }
 
@@ -28,7 +31,7 @@ export function report(card, kind, words) {
 function next() {
   while (running < AT_ONCE && waiting.length) {
     running += 1;
-    waiting.shift().ask().finally(() => {
+    waiting.shift().ask(asking.signal).finally(() => {
       running -= 1;
       next();
     });

@@ -29,7 +29,7 @@ export class Row {
     this.say("…", "asking");
     this.part(".result").hidden = this.part(".explain").hidden = this.part(".headline").hidden = true;
     this.collapse();
-    enqueue({ ask: () => this.predict(), cancel: () => this.fail(new Retry("cancelled")) });
+    enqueue({ ask: (signal) => this.predict(signal), cancel: () => this.fail(new Retry("cancelled")) });
   }
 
   say(verdict, words) {
@@ -37,11 +37,11 @@ export class Row {
     find("span", this.part(".verdict")).textContent = words;
   }
 
-  async predict() {
+  async predict(signal) {
     if (!this.element.isConnected) return; // removed
     let answer;
     try {
-      answer = await engine.predict(this.card.file, this.model.name);
+      answer = await engine.predict(this.card.file, this.model.name, signal);
     } catch (error) {
       this.fail(error);
       return;
