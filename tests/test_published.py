@@ -15,9 +15,7 @@ PARAMS = YAML(typ="safe").load(ROOT / "params.yaml")
 RELEASED = sorted(set(json.loads((ROOT / "detector/released.json").read_text())) - {"pretrained"})
 # models/resnet18 is a release of earlier code, with a card of its own numbers: resnet18_imagenet takes its place.
 OF_THIS_CODE = [name for name in RELEASED if name != "resnet18"]
-# So is one record: six epochs of resnet18_imagenet, whose place ten of them take.
 RECORDS = {path.stem: RunRecord.read(path) for path in sorted((ROOT / PUBLISHED).glob("*.json"))}
-RECORDS = {name: record for name, record in RECORDS.items() if name != "resnet18_imagenet-seed0"}
 NOT_IN_PARAMS: dict[str, Any] = {"quick": {"corruption": 0}}  # as README says it is trained
 
 
