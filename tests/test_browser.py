@@ -233,10 +233,10 @@ def test_memory_does_not_grow_with_the_number_of_pictures(browser: Browser, page
 
     rng = np.random.default_rng(0)
     several = [Picture(f"{n}.jpg", saved(picture(rng, 900, 700), "JPEG")) for n in range(4)]
-    ask(page, "predict", several * 10)
+    ask(page, "predict", several * 50)  # until it takes no more for what waits to be collected
     before = megabytes()
-    ask(page, "predict", several * 50)  # so many that what waits to be collected, some tens of MB, counts little
-    assert megabytes() - before < 120, "200 pictures of 2.5 MB"
+    ask(page, "predict", several * 25)
+    assert megabytes() - before < 60, "100 pictures of 2.5 MB"
 
 
 def test_the_first_visit_fetches_at_most_20_megabytes(place: Path) -> None:

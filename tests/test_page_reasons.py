@@ -8,16 +8,10 @@ import pytest
 from playwright.sync_api import Browser, Route, expect
 
 from tests.browsing import Visit, answer
-from tests.serving import Server, make_model, sample
+from tests.serving import Server, sample
 
 JPEGS = sample(4)
 PREDICT = "**/v1/predict?*"
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with Server(make_model(tmp_path_factory.mktemp("models") / "weighing")) as running:
-        yield running
 
 
 @pytest.fixture
