@@ -1,8 +1,10 @@
 """A released model in at most 12 MB: what the browser downloads.
 
-A release has its weights as float16. Here the largest tensors are int8, with a scale for each output, until all of it
-is small enough: those that are largest lose least. Whoever opens it makes float32 of them again: every operation stays
-what it was, only weights are rounded. docs/research.md has what that costs.
+A release has its large weights as float16, and the first layers' as float32. Here the largest tensors are int8, with a
+scale for each output, until all of it is small enough: those that are largest lose least, and those that the OOD score
+is computed from come last, because answers say by how much it exceeds its threshold. The others stay as they are.
+Whoever opens it makes float32 of them again: every operation stays what it was, only weights are rounded.
+docs/research.md has what that costs.
 
 The graph is optimized beforehand, as far as onnxruntime would do it when it opens the model: in a browser that takes
 seconds.
@@ -27,7 +29,7 @@ SCALES = "/scales"
 
 class SmallModel(NamedTuple):
     """graph: ONNX, whose large weights are external data, each in a "file" of its own name. weights: a safetensors file
-    with each of them, as float16, or as int8 (rows, numbers) beside `name/scales`, float32 (rows, 1)."""
+    with each of them, as the release has it, or as int8 (rows, numbers) beside `name/scales`, float32 (rows, 1)."""
 
     graph: bytes
     weights: bytes
@@ -44,14 +46,15 @@ def shrink(folder: Path, most: int = MOST_BYTES) -> SmallModel:
     for name, weight in weights.items():
         tensor = model.graph.initializer.add(name=name, dims=weight.shape, data_type=TensorProto.FLOAT)
         tensor.data_location = TensorProto.EXTERNAL
-        for key, value in (("location", name), ("offset", 0), ("length", weight.nbytes)):
+        for key, value in (("location", name), ("offset", 0), ("length", 4 * weight.size)):
             tensor.external_data.add(key=key, value=str(value))
     graph = model.SerializeToString(deterministic=True)
-    stored = {name: weight.astype(np.float16) for name, weight in weights.items()}
-    for name in sorted(weights, key=lambda name: -weights[name].size):
+    stored = dict(weights)
+    of_ood_score = ancestors(model.graph, "ood_score")
+    for name in sorted(weights, key=lambda name: (name in of_ood_score, -weights[name].size)):
         if len(graph) + len(save(stored)) <= most:
             break
-        rows = weights[name].reshape(len(weights[name]), -1)
+        rows = weights[name].astype(np.float32).reshape(len(weights[name]), -1)
         scales = np.abs(rows).max(axis=1, keepdims=True) / np.float32(127)
         scales = np.where(scales > 0, scales, np.float32(1))
         stored |= {name: np.round(rows / scales).astype(np.int8), f"{name}{SCALES}": scales}
@@ -71,7 +74,8 @@ def expand(weights: bytes) -> dict[str, np.ndarray]:
 
 
 def take_weights(model: onnx.ModelProto) -> dict[str, np.ndarray]:
-    """Make inputs of a model's large weights, and return them, float32, by their names."""
+    """Make float32 inputs of a model's large weights, and return them as they are stored, float16 or float32, by the
+    names of the inputs."""
     graph = model.graph
     casts = {node.input[0]: node for node in graph.node if node.op_type == "Cast"}
     weights = {}
@@ -82,10 +86,23 @@ def take_weights(model: onnx.ModelProto) -> dict[str, np.ndarray]:
             name = casts[name].output[0]
         elif weight.dtype != np.float32:
             continue
-        weights[name] = weight.astype(np.float32)
+        weights[name] = weight
         graph.initializer.remove(tensor)
         graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, weight.shape))
     return weights
+
+
+def ancestors(graph: onnx.GraphProto, output: str) -> set[str]:
+    """Return the names of all that an output is computed from."""
+    made_by = {name: node for node in graph.node for name in node.output}
+    names: set[str] = set()
+    waiting = [output]
+    while waiting:
+        name = waiting.pop()
+        if name not in names:
+            names.add(name)
+            waiting += made_by[name].input if name in made_by else []
+    return names
 
 
 def optimize(model: onnx.ModelProto) -> onnx.ModelProto:

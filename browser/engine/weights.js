@@ -11,7 +11,9 @@ export function expand(buffer) {
   const bytesOf = (name) => new Uint8Array(buffer, 8 + length + header[name].data_offsets[0], header[name].data_offsets[1] - header[name].data_offsets[0]);
   const names = Object.keys(header).filter((name) => !name.endsWith(SCALES) && name !== "__metadata__");
   return names.map((name) => {
-    const numbers = header[name].dtype === "I8" ? fromInt8(bytesOf(name), viewOf(bytesOf(`${name}${SCALES}`))) : fromFloat16(bytesOf(name));
+    const { dtype } = header[name];
+    if (dtype === "F32") return { path: name, data: bytesOf(name) };
+    const numbers = dtype === "I8" ? fromInt8(bytesOf(name), viewOf(bytesOf(`${name}${SCALES}`))) : fromFloat16(bytesOf(name));
     return { path: name, data: new Uint8Array(numbers.buffer) };
   });
 }
