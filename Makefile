@@ -44,14 +44,14 @@ leaderboard: .venv/.run-time ## Write README.md's table and docs/leaderboard.md 
 sweep: .venv/.run-time ## Queue a grid of experiments, run it, retry what failed: make sweep JOBS=2 GRID="-S model=resnet18,vit_tiny"
 	.venv/bin/python -m tools.sweep $(if $(JOBS),--jobs $(JOBS)) $(GRID)
 
-release: .venv/.run-time ## Release a model to every clone: make release MODEL=resnet18 EXP=NAME, or without EXP the work tree's
+release: .venv/.run-time ## Release a model to every clone: make release MODEL=vit_tiny EXP=NAME, or without EXP the work tree's
 	@.venv/bin/python -m tools.release $(MODEL) $(EXP)
 
 ask: .venv/.ask ## Ask the released model about pictures, without torch and DVC: make ask PICTURES="photo.jpg folder"
 	@.venv/bin/python -m tools.unpack
 	@.venv/bin/python -m detector $(or $(PICTURES),$(error say which: make ask PICTURES=photo.jpg))
 
-serve: .venv/.ask ## Answer over HTTP and on a web page, with models/resnet18: make serve PORT=8000
+serve: .venv/.ask ## Answer over HTTP and on a web page, with models/resnet18_imagenet: make serve PORT=8000
 	@.venv/bin/python -m tools.unpack
 	@$(if $(PORT),SERVE_PORT=$(PORT)) .venv/bin/python -m app
 

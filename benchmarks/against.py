@@ -29,7 +29,7 @@ from detector.files import file_sha256
 from stages.device import claim
 from stages.params import load_params
 
-MODELS = {"train": ["quick", "resnet18", "vit_tiny"], "evaluate": ["resnet18", "vit_tiny"]}
+MODELS = {"train": ["quick", "resnet18", "vit_tiny"], "evaluate": ["resnet18_imagenet", "vit_tiny"]}
 OUTPUTS = {
     "train": ["models/trained/model.safetensors"],
     "evaluate": ["metrics/test_scores.parquet", "metrics/robustness.json", "metrics/test.json"],
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("before", help="the folder of the other checkout")
     parser.add_argument("stage", choices=MODELS)
     parser.add_argument(
-        "models", nargs="*", metavar="model", help="default: quick resnet18 vit_tiny, and for evaluate the last two"
+        "models", nargs="*", metavar="model", help="default: quick resnet18 vit_tiny; for evaluate the released ones"
     )
     parser.add_argument("--turns", type=int, default=3, help="(default: %(default)s)")
     parser.add_argument("--epochs", type=int, default=4, help="of a training (default: %(default)s)")

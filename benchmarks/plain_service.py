@@ -1,6 +1,6 @@
 """What people would write to serve the same model: FastAPI and torch, a picture at a time. For benchmarks/load.py.
 
-python -m benchmarks.plain_service models/resnet18 8001
+python -m benchmarks.plain_service models/resnet18_imagenet 8001
 """
 
 import sys

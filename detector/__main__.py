@@ -35,8 +35,9 @@ if TYPE_CHECKING:
     from detector.detector import Detector
 
 EXAMPLES = f"""examples:
-  dvc pull models/resnet18                      the released model, once, in a clone
-  python -m detector fetch resnet18 --from ...  the same elsewhere
+  dvc pull models/resnet18_imagenet             the released model, once, in a clone
+  python -m detector fetch resnet18_imagenet --from SOURCE
+                                                the same elsewhere
   python -m detector photo.jpg
   python -m detector photo.jpg --model models/exported
   python -m detector photo.jpg --explain evidence.png

@@ -33,7 +33,7 @@ LEAST = 20  # pictures of each class, copies counted once
 SELECTIVE_ACCURACY = 0.9  # 99.5 %, as of released models, takes 598 pictures without a mistake; this takes 29
 OOD_SHARE = 0.99  # of the pictures, whose OOD score in cross-validation is within the threshold
 EXAMPLES = """examples:
-  dvc pull models/resnet18 models/pretrained    once: the released model, and the weights of the features
+  dvc pull models/resnet18_imagenet models/pretrained    once: the released model, and the features' weights
   python -m detector adapt --real photos/ --fake generated/
   python -m detector photo.jpg --model models/adapted
   python -m detector adapt --real photos/ --fake generated/ --model models/vit_tiny --out models/mine

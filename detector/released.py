@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Callable
 
-DEFAULT = "models/resnet18"
+DEFAULT = "models/resnet18_imagenet"
 
 
 def stored_at(md5: str) -> str:

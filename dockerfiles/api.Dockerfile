@@ -1,6 +1,6 @@
 # The HTTP service and the page, without torch. From the root of the repository:
 #
-#   dvc pull models/resnet18
+#   dvc pull models/resnet18_imagenet
 #   docker build -f dockerfiles/api.Dockerfile -t ai-art-detector .
 #   docker run --rm --read-only -p 127.0.0.1:8000:8000 ai-art-detector
 
@@ -11,7 +11,7 @@ COPY requirements-api.txt .
 RUN pip install --no-cache-dir --no-deps -r requirements-api.txt
 COPY detector detector
 COPY app app
-COPY models/resnet18 models/resnet18
+COPY models/resnet18_imagenet models/resnet18_imagenet
 
 # It listens on every address of the container, and answers to localhost and 127.0.0.1; for other names: SERVE_HOSTS.
 ENV PYTHONDONTWRITEBYTECODE=1 SERVE_HOST=0.0.0.0

@@ -56,9 +56,9 @@ def test_ratios_are_against_ours() -> None:
 def test_the_readme_says_of_speed_what_was_measured() -> None:
     results = {path.stem: path.read_text() for path in (ROOT / "benchmarks/results").glob("*.md")}
     prose = " ".join((ROOT / "README.md").read_text().split())
-    (asking,) = re.findall(r"resnet18 answers \[(\d+) pictures a second\]", prose)
+    (asking,) = re.findall(r"resnet18_imagenet answers \[(\d+) pictures a second\]", prose)
     assert f"| `Detector.predict` | {asking} |" in results["ask"]
-    assert ", resnet18." in results["ask"]
+    assert ", resnet18_imagenet." in results["ask"]
     ((fewest, most),) = re.findall(r"over HTTP \[([\d.]+) to ([\d.]+) times the requests\]", prose)
     times = re.findall(r"\| ([\d.]+) times as many \|", results["load"])
     assert (fewest, most) == (min(times, key=float), max(times, key=float))

@@ -25,7 +25,7 @@ NEXT = """Next:
   source .venv/bin/activate
   dvc exp run --temp -S dataset=sample -S model=small_resnet -S seed=1                      # change something
   make compare                                                                              # what it did
-  dvc pull models/resnet18 && python -m detector photo.jpg                                  # ask a real one"""
+  dvc pull models/resnet18_imagenet && python -m detector photo.jpg                         # ask a real one"""
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """Put a model on the Hugging Face hub, or bring one from there. Nothing is sent without the word `push`.
 
-    python -m tools.hub push models/resnet18 OWNER/NAME      after `hf auth login`
+    python -m tools.hub push models/vit_tiny OWNER/NAME      after `hf auth login`
     python -m tools.hub pull OWNER/NAME --sha256 DIGEST
 
 The folder goes there as it is: what the hub shows of it, metadata and results, is the head of its card.
@@ -29,7 +29,7 @@ def main() -> None:
     pushing = commands.add_parser(
         "push", help="make the folder's files a commit of OWNER/NAME, which is made if need be"
     )
-    pushing.add_argument("folder", help="a model folder, such as models/resnet18")
+    pushing.add_argument("folder", help="a model folder, such as models/vit_tiny")
     pushing.add_argument("name", metavar="OWNER/NAME")
     pulling = commands.add_parser("pull", help="as `python -m detector fetch hf://OWNER/NAME`")
     pulling.add_argument("name", metavar="OWNER/NAME")

@@ -1,6 +1,6 @@
 """Give a released model that has none a reference, with which `python -m detector drift` compares pictures.
 
-    python -m tools.reference resnet18      after `dvc repro prepare`, and `dvc pull models/resnet18`
+    python -m tools.reference resnet18_imagenet      after `dvc repro prepare`, and `dvc pull models/resnet18_imagenet`
 
 Nothing is trained: the graph gets one more output, the reference is measured on data/val, and the folder is released
 again. The answers stay as they are.
