@@ -1,4 +1,4 @@
-"""The bodies of answers, with examples that are real: answers of the released model to the page's examples."""
+"""The bodies of answers, with real examples: what the model asked by default says of the page's example pictures."""
 
 from pathlib import Path
 from typing import Annotated, Any

@@ -27,16 +27,16 @@ from benchmarks import plain_environment  # noqa: F401
 from benchmarks.heading import heading, model_fact
 from detector import Detector
 from detector.errors import UserError, run
+from detector.released import DEFAULT
 from stages.data import load_split
 
-MODEL = "models/exported"
 WARM = 100  # files before the clock starts
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=MODEL, metavar="FOLDER", help="(default: %(default)s)")
-    parser.add_argument("--images", type=int, default=20_000, help="(default: %(default)s)")
+    parser.add_argument("--model", default=DEFAULT, metavar="FOLDER", help="(default: %(default)s)")
+    parser.add_argument("--images", type=int, default=5_000, help="(default: %(default)s)")
     parser.add_argument(
         "--batch-sizes",
         type=int,

@@ -79,7 +79,7 @@ def on_sample(project: Path) -> Iterator[str]:
 
 
 def on_cifake(project: Path) -> Iterator[str]:
-    """The packed splits, and so many steps of the first epoch of each published model at its own settings."""
+    """The packed splits, and so many steps of the first epoch of each published model from random weights."""
     choose(project, dataset="cifake")
     stage_run(project, "prepare")
     for name in SPLITS:

@@ -21,7 +21,7 @@ from stages.data import load_split
 from tools.small_model import MOST_BYTES, SmallModel, expand, shrink
 
 BATCH = 500
-SIZES = {"float16, as released": 10**9, "int8 where it must be": MOST_BYTES, "int8": 0}
+SIZES = {"as released": 10**9, "int8 where it must be": MOST_BYTES, "int8": 0}
 COLUMNS = [
     *("model", "weights", "MB", "right, %", "other verdict, %", "P(FAKE) within 0.02, %", "P(FAKE), at most"),
     "OOD score, at most, %",

@@ -32,9 +32,9 @@ MOST = 2**30  # bytes of a file: its digest is known only at its end
 SECONDS = 20  # without a byte, after which a server is given up
 ARCHIVES = (".tar", ".tar.gz", ".tgz")
 EXAMPLES = """examples:
-  python -m detector fetch resnet18 --from ~/ai-art-detector               a clone of the repository
-  python -m detector fetch resnet18 --from https://example.org/resnet18    the files of the model's folder
-  python -m detector fetch resnet18 --from https://example.org/v1.tar.gz   an archive of either
+  python -m detector fetch vit_tiny --from ~/ai-art-detector               a clone of the repository
+  python -m detector fetch vit_tiny --from https://example.org/vit_tiny    the files of the model's folder
+  python -m detector fetch vit_tiny --from https://example.org/v1.tar.gz   an archive of either
   python -m detector fetch hf://OWNER/NAME --sha256 DIGEST                 the Hugging Face hub
 
 Then --model models/NAME and --model hf://OWNER/NAME find it from every folder.

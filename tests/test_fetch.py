@@ -3,6 +3,7 @@
 import ast
 import hashlib
 import json
+import re
 import shutil
 import socket
 import sys
@@ -23,6 +24,15 @@ from detector.files import file_sha256
 from detector.released import DEFAULT, list_files, stored_at
 from tests.conftest import ROOT, Project
 from tests.serving import make_model, sample
+
+
+@pytest.mark.parametrize(
+    "file", [".github/workflows/release.yml", "detector/fetch.py", "docs/how-to/library.md", "docs/how-to/release.md"]
+)
+def test_examples_fetch_models_that_are_released(file: str) -> None:
+    names = re.findall(r" fetch ([a-z]\w*) --from", (ROOT / file).read_text())
+    assert names
+    assert set(names) <= set(RELEASED)
 
 
 class Quiet(SimpleHTTPRequestHandler):

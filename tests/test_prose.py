@@ -2,10 +2,12 @@
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from detector.released import DEFAULT
 from tests.conftest import ROOT
 from tools.record import PUBLISHED, RunRecord
 
@@ -157,6 +159,16 @@ def test_how_often_drift_is_found() -> None:
     found = [float(row[4]) for row in rows]
     assert len(found) > 30
     assert said(page, r"found in (\d+) to (\d+) % of samples") == span(found, scale=1)
+
+
+def test_what_the_page_in_the_browser_takes_and_how_far_its_answers_are_off() -> None:
+    page, measured = "docs/how-to/browser.md", "benchmarks/results/browser.md"
+    times = said(measured, r"First answer ([\d.]+) s .*? picture ([\d.]+) s, an occlusion map ([\d.]+) s")
+    pattern = r"there ([\d.]+) s after .*? takes ([\d.]+) s, an occlusion map ([\d.]+) s"
+    assert said(page, pattern) == tuple(f"{float(time):.2g}" for time in times)
+    pattern = rf"\| {Path(DEFAULT).name} \| int8 where it must be (?:\| [\d.]+ )+\|"
+    (row,) = re.findall(pattern, (ROOT / "benchmarks/results/small_model.md").read_text())
+    assert said(page, r"differs by ([\d.]+) at most on 10,000 images") == (row.split()[-4],)
 
 
 def test_how_many_mutants_are_noticed() -> None:

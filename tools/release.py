@@ -1,7 +1,7 @@
 """Release a model: `dvc pull models/<name>` then brings it to every clone, with git alone.
 
-    make release MODEL=resnet18                 the work tree's, after `dvc repro`
-    make release MODEL=resnet18 EXP=NAME        an experiment's
+    make release MODEL=vit_tiny                 the work tree's, after `dvc repro`
+    make release MODEL=vit_tiny EXP=NAME        an experiment's
 
 models/exported becomes models/<name>, which DVC tracks with a remote of its own: `released`, a folder of this
 repository. It holds the newest release of each model; earlier ones come with the commits and tags that have them. The

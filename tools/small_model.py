@@ -1,10 +1,10 @@
 """A released model in at most 12 MB: what the browser downloads.
 
-A release has its large weights as float16, and the first layers' as float32. Here the largest tensors are int8, with a
-scale for each output, until all of it is small enough: those that are largest lose least, and those that the OOD score
-is computed from come last, because answers say by how much it exceeds its threshold. The others stay as they are.
-Whoever opens it makes float32 of them again: every operation stays what it was, only weights are rounded.
-docs/research.md has what that costs.
+A release has tensors of more than 40,000 numbers as float16, and the others as float32. Here one after the other
+becomes int8, with a scale for each output, until all of it is small enough. The largest come first: they lose least.
+Those that the OOD score is computed from come last: answers say by how much it exceeds its threshold. Whoever opens it
+makes float32 of all again: every operation stays what it was, only weights are rounded. docs/research.md has what that
+costs.
 
 The graph is optimized beforehand, as far as onnxruntime would do it when it opens the model: in a browser that takes
 seconds.
