@@ -1,6 +1,7 @@
 """Start the HTTP service and the page: `python -m app`."""
 
 import argparse
+import errno
 import signal
 import socket
 import sys
@@ -38,7 +39,12 @@ def main() -> None:
     # uvicorn raises the signal that stopped it again, once all requests are answered: that is no failure
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
-    Server(create(settings, detectors, pool), settings.timeout, greet).run(sockets=[listener])
+    try:
+        Server(create(settings, detectors, pool), settings.timeout, greet).run(sockets=[listener])
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:  # another one, which was starting as well, listens by now
+            raise unavailable(settings, error) from None
+        raise
 
 
 def bind(settings: Settings) -> socket.socket:
@@ -49,11 +55,15 @@ def bind(settings: Settings) -> socket.socket:
     try:
         listener.bind((settings.host, settings.port))
     except OSError as error:
-        where = f"{settings.host}:{settings.port}"
-        raise UserError(f"{where}: {error.strerror}: choose another port, as in `make serve PORT=8001`") from None
+        raise unavailable(settings, error) from None
     # asyncio does so only for sockets that it opens itself; without, each answer's body waits 40 ms for its head's ACK
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
+
+
+def unavailable(settings: Settings, error: OSError) -> UserError:
+    where = f"{settings.host}:{settings.port}"
+    return UserError(f"{where}: {error.strerror}: choose another port, as in `make serve PORT=8001`")
 
 
 if __name__ == "__main__":

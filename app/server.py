@@ -138,7 +138,11 @@ class Server(uvicorn.Server):
         self.application, self.timeout, self.on_listening = application, timeout, on_listening
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)  # warms up (Service.running), then listens
+        try:
+            await super().startup(sockets)  # warms up (Service.running), then listens
+        except OSError:
+            await self.lifespan.shutdown()  # which would be cancelled, with a traceback in the log
+            raise
         self.on_listening()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

@@ -27,7 +27,18 @@ from detector.errors import UserError
 from detector.explain import occlusion_maps, overlay
 from detector.files import atomic_write
 from detector.limit import closer
-from detector.output import ON_CLAIMS, Row, as_csv, error_row, prediction_row, score, with_bar, with_source
+from detector.output import (
+    COLUMNS,
+    ON_CLAIMS,
+    Row,
+    as_csv,
+    csv_line,
+    error_row,
+    prediction_row,
+    score,
+    with_bar,
+    with_source,
+)
 from detector.preprocessed import Preprocessed, says_little
 from detector.report_page import SCRIPT, STYLE
 from detector.written import file_to_write
@@ -51,9 +62,14 @@ def write_report(
     """Write the page, and the answers as CSV beside it: each whole, or as it was before. Return what was written.
 
     problems: names that are no picture files, each with the reason. note: called with each row. Raises UserError where
-    the page's name does not end in .html, or where either cannot be written.
+    the page's name does not end in .html, where either cannot be written, and where the place of the CSV, which nobody
+    named, has a file that is none of this program's.
     """
     table = file_to_write(file_to_write(path, ".html", ".htm").with_suffix(".csv"), ".csv")
+    if table.exists():
+        with table.open("rb") as there:
+            if there.readline(1000).rstrip() != csv_line(COLUMNS).encode():
+                raise UserError(f"{table} is there already and is no CSV of this program's: name another report")
     counts: Counter[str] = Counter()
     with (
         atomic_write(path) as new,

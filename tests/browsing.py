@@ -7,6 +7,8 @@ import io
 import os
 import shutil
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,14 @@ def answer(page: Page, name: str) -> Any:
     return page.get_by_role("listitem").filter(has=page.get_by_role("heading", name=name, exact=True))
 
 
+def wait_until(page: Page, condition: Callable[[], bool]) -> None:
+    """Let the page go on until this holds; `tests.serving.until` would stop it."""
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        page.wait_for_timeout(20)
+
+
 def built_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the released models and the page that answers in the browser, `page`."""
     if shutil.which("npm") is None and not os.environ.get("CI"):
@@ -57,7 +67,7 @@ def built_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for tracker in (ROOT / "models").glob("*.dvc"):
             shutil.copy(tracker, path / "models")
         with contextlib.chdir(path), contextlib.redirect_stdout(io.StringIO()):
-            unpack.main()
+            unpack.main([])
             tool.build(path / "page")
 
     return once(tmp_path_factory, "browser", make)

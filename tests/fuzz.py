@@ -408,10 +408,12 @@ def main() -> None:
     child = os.fork()  # libFuzzer ends its process
     if child == 0:
         fuzz(arguments.target, arguments.minutes, folder)
-    os.waitpid(child, 0)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     found = sorted(str(path) for path in folder.glob(f"{arguments.target}-*"))
     print(f"{len(found)} findings of {arguments.target}", *found, sep="\n")
-    sys.exit(1 if found else 0)
+    if status and not found:
+        print(f"the fuzzer itself ended with status {status}: nothing, or less than was to be, has been tried")
+    sys.exit(1 if found or status else 0)
 
 
 if __name__ == "__main__":

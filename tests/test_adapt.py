@@ -69,7 +69,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for tracker in (ROOT / "models").glob("*.dvc"):
         shutil.copy(tracker, path / "models")
     with contextlib.chdir(path), contextlib.redirect_stdout(io.StringIO()):
-        unpack.main()
+        unpack.main([])
     return path
 
 

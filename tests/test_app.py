@@ -437,6 +437,31 @@ def test_what_keeps_it_from_starting_is_told_in_one_line(server: Server, model: 
         assert re.fullmatch(rf"error: {reason}.*\n", said), said
 
 
+def test_of_two_services_that_start_at_once_with_one_port_one_ends_in_a_line(model: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command, pipe = [sys.executable, "-m", "app"], subprocess.PIPE
+    env = environment(model, port=port)
+    both = [subprocess.Popen(command, cwd=ROOT, env=env, stdout=pipe, stderr=pipe, text=True) for _ in range(2)]
+    try:
+        until(lambda: any(process.poll() is not None for process in both), 30)
+        (ended,) = [process for process in both if process.returncode is not None]
+        (other,) = [process for process in both if process.returncode is None]
+        said = ended.communicate()[1]
+        assert ended.returncode == 1
+        assert "Traceback" not in said
+        assert re.fullmatch(rf"error: 127\.0\.0\.1:{port}: .*: choose another port, .*", said.splitlines()[-1]), said
+        assert other.stdout is not None
+        until(lambda: "Ctrl-C stops" in other.stdout.readline(), 30)
+        other.terminate()
+        assert other.wait(10) == 0
+    finally:
+        for process in both:
+            process.kill()
+            process.communicate()
+
+
 def test_every_setting_is_documented_with_its_default() -> None:
     rows = re.findall(r"^\| `SERVE_(\w+)` \| `([^`]+)` \|", (ROOT / "docs/reference/http.md").read_text(), re.MULTILINE)
     defaults = {}

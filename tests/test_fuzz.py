@@ -1,9 +1,14 @@
 """What strangers may send: whatever it is, the rules of tests/fuzz.py hold."""
 
 import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
+from tests.conftest import ROOT
 from tests.fuzz import BOUNDARY, TARGETS, ask_about_picture, ask_about_upload, mutants, picture_seeds, received
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:PIL")  # of `decode`, as `prepare` shows them
@@ -20,6 +25,15 @@ def test_the_seeds_are_pictures() -> None:
     assert refused == {
         *("tiff float", "ico", "jpeg 2000", "ppm", "tga", "eps", "pdf", "heic", "svg", "text", "nothing"),
     }
+
+
+def test_a_fuzzer_that_does_not_run_is_no_success(tmp_path: Path) -> None:
+    (tmp_path / "atheris.py").write_text("raise ImportError('it is not installed')")
+    command = [sys.executable, "-m", "tests.fuzz", "uploads", "--minutes", "0.01"]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "the fuzzer itself ended with status 1" in done.stdout
 
 
 def ask_about_mutants(target: str, count: int, seed: int) -> None:

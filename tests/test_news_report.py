@@ -158,6 +158,7 @@ def test_nothing_is_left_half_written(
     ("options", "said"),
     [
         (["--report", "report.csv"], "report.csv: name a file that ends in .html"),
+        (["--report", "photos.html"], "photos.csv is there already and is no CSV of this program's"),
         (["--report", "."], ". is a folder: name a file in it"),
     ],
 )
@@ -165,9 +166,16 @@ def test_a_name_that_would_do_harm_is_refused(
     options: list[str], said: str, model: Path, album: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    mine = tmp_path / "photos.csv"
+    mine.write_text("file,photographer\n")
     with pytest.raises(Exception, match=re.escape(said)):
         main([str(album), "--model", str(model), *options])
-    assert list(tmp_path.iterdir()) == []
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [(mine.name, "file,photographer\n")]
+
+
+def test_a_report_of_earlier_is_replaced(model: Path, album: Path, tmp_path: Path) -> None:
+    for _ in range(2):
+        assert ask(album / "0.jpg", "--model", model, "--report", tmp_path / "report.html") == 0
 
 
 def test_with_explain_it_is_refused(model: Path, album: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, Page, Route, expect
 
 from detector import Detector
 from detector.output import COLUMNS
-from tests.browsing import Visit, answer
+from tests.browsing import Visit, answer, wait_until
 from tests.models import exported
 from tests.serving import Server, make_model, sample
 
@@ -183,14 +183,10 @@ def test_a_hundred_pictures_have_progress_and_can_be_cancelled(visit: Visit) -> 
     visit.choose(*[(f"{n}.jpg", JPEGS[n % 4]) for n in range(100)])
     expect(page.get_by_text("0 of 100 answers")).to_be_visible()
 
-    def wait_for(count: int) -> None:
-        while len(held) < count:
-            page.wait_for_timeout(20)
-
-    wait_for(4)  # so many are asked at a time
+    wait_until(page, lambda: len(held) >= 4)  # so many are asked at a time
     for route in held[:3]:
         route.continue_()
-    wait_for(7)
+    wait_until(page, lambda: len(held) >= 7)
     expect(page.get_by_text("3 of 100 answers")).to_be_visible()
     bar = page.get_by_role("progressbar", name="Answers")
     assert bar.evaluate("(bar) => [bar.value, bar.max]") == [3, 100]

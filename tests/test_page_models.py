@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, Route, expect
 
-from tests.browsing import Visit, answer
+from tests.browsing import Visit, answer, wait_until
 from tests.serving import Server, make_model, sample
 from tests.test_page import PHONE
 
@@ -56,8 +56,7 @@ def test_evidence_that_was_hidden_meanwhile_is_not_announced(visit: Visit) -> No
     card = answer(visit.page, "cat.jpg")
     card.get_by_role("button", name="Show the evidence").tap()
     card.get_by_role("button", name="Hide the evidence").tap()
-    while not held:
-        visit.page.wait_for_timeout(20)
+    wait_until(visit.page, lambda: bool(held))
     held[0].continue_()
     expect(card.locator("figcaption")).to_contain_text("The strongest evidence")
     expect(visit.page.get_by_role("status")).not_to_contain_text("is shown")

@@ -31,7 +31,7 @@ def imagenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(ROOT / "models/pretrained.dvc", folder / "models")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        unpack.main()
+        unpack.main([])
     return folder / "models/pretrained"
 
 

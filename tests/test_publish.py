@@ -109,7 +109,7 @@ def test_the_leaderboard_is_made_from_the_records_alone(here: Project) -> None:
     here.tool("publish")
     first = record(here)
     first["metrics"]["test"]["sources"] = {
-        "flux": {"images": 100, "recall": 0.5, "low": 0.4, "high": 0.6, "auroc": 0.7}
+        "flux": {"images": 100, "recall": 0.5, "low": 0.404, "high": 0.596, "auroc": 0.7}
     }
     flux = {"dataset": "web", "source": "flux", "caught": [0.125, 0.1, 0.15], "auroc": None}
     # another seed of it, and another model, each with mistakes of its own
@@ -132,8 +132,9 @@ def test_the_leaderboard_is_made_from_the_records_alone(here: Project) -> None:
     ((_, of_best, of_tiny),) = [row for row in page if row[0] == "Accuracy"]
     assert of_best == "99.67 % (98.79 to 99.91)"  # Wilson's, of 598 in 600
     assert of_tiny.startswith(f"{mean:.2f} ± {spread:.2f} % (")
-    assert ["flux", "50.00 % (40.38 to 59.62)", "50.00 % (40.38 to 59.62)"] in page
+    assert ["flux", "50.00 % (40.40 to 59.60)", "50.00 % (40.40 to 59.60)"] in page
     assert ["web: flux", "caught", "-", "12.5 % (10.0 to 15.0)"] in page
+    assert ["Corrupted in training", "30 % of the images", "30 % of the images"] in page
     runs = [row for row in page if row[-1] == f"`{first['commit'][:7]}`"]
     assert [(row[0], row[1]) for row in runs] == [("best", "1"), ("tiny", "0"), ("tiny", "1")]
     assert page[-1] == ["best : tiny", "2 : 1 (p = 1.0000)"]  # images 1 and 2, image 4

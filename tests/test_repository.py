@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
@@ -41,6 +42,18 @@ def test_every_make_target_that_is_mentioned_exists(document: str) -> None:
     # in code only: in prose, people make up their minds
     mentioned = set(re.findall(r"(?:^|[`:] *|run: )make ([a-z-]+)", (ROOT / document).read_text(), re.MULTILINE))
     assert mentioned <= TARGETS
+
+
+@pytest.mark.long
+def test_every_tool_has_help_and_refuses_what_it_does_not_know(clone: Project) -> None:
+    tools = [path.stem for path in (ROOT / "tools").glob("*.py") if "__main__" in path.read_text()]
+    assert "unpack" in tools
+    with ThreadPoolExecutor(2) as pool:
+        told = list(pool.map(lambda name: clone.tool(name, "--help").stdout, tools))
+        refused = list(pool.map(lambda name: clone.tool(name, "--no-such-option", ok=False), tools))
+    assert [name for name, text in zip(tools, told, strict=True) if not text.startswith("usage: ")] == []
+    assert {name: done.returncode for name, done in zip(tools, refused, strict=True) if done.returncode != 2} == {}
+    assert clone.run("git", "status", "--short").stdout == ""
 
 
 def test_dvc_task_is_one_whose_workers_do_not_stop_each_other() -> None:

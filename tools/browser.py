@@ -8,12 +8,12 @@ WebAssembly, as browser/package-lock.json pins it; its `overrides` leave out the
 dependency.
 """
 
+import argparse
 import hashlib
 import json
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,9 @@ HEAD = f"""<meta charset="utf-8">
 
 
 def main() -> None:
-    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "build/browser")
+    parser = argparse.ArgumentParser(prog="python -m tools.browser", description=__doc__.partition("\n")[0])
+    parser.add_argument("folder", nargs="?", type=Path, default="build/browser", help="default: %(default)s")
+    folder = parser.parse_args().folder
     build(folder)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     print(

@@ -7,6 +7,7 @@ reads those in features.safetensors beside it, which is a part of models/pretrai
 (detector/features.py).
 """
 
+import argparse
 import json
 import struct
 from collections.abc import Sequence
@@ -28,6 +29,7 @@ TYPES = {"F16": TensorProto.FLOAT16, "F32": TensorProto.FLOAT}
 
 
 def main() -> None:
+    argparse.ArgumentParser(prog="python -m tools.features", description=__doc__.partition("\n")[0]).parse_args()
     with atomic_write(GRAPH) as new:
         new.write_bytes(graph_bytes())
     print(f"{GRAPH.name}: {GRAPH.stat().st_size:,} bytes")

@@ -7,6 +7,7 @@ without; TORCH_CPU_INDEX names a mirror of it. The versions are those of require
 already stays. Only the standard library is used: this runs before anything else is installed.
 """
 
+import argparse
 import os
 import re
 import shutil
@@ -23,6 +24,7 @@ PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check")
 
 
 def main() -> int:
+    argparse.ArgumentParser(prog="python -m tools.install_torch", description=__doc__.partition("\n")[0]).parse_args()
     pins = dict(re.findall(r"^(torch|torchvision)==([\d.]+)", PINS.read_text(), re.MULTILINE))
     if all(installed(name) == pin for name, pin in pins.items()):
         return 0

@@ -5,7 +5,9 @@
 `released/` is a DVC remote: files named by their MD5, and for each model a list of its files. `dvc pull` does the same.
 """
 
+import argparse
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from detector.errors import UserError, run
@@ -13,7 +15,8 @@ from detector.files import atomic_write
 from detector.released import list_files, stored_at
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    argparse.ArgumentParser(prog="python -m tools.unpack", description=__doc__.partition("\n")[0]).parse_args(arguments)
     trackers = released_trackers()
     if not trackers:
         raise UserError("no released model in models/: run this from the root of the repository")
