@@ -8,8 +8,8 @@ several. Runs of the same seed are compared image by image.
 
 import argparse
 import json
-from collections import Counter
-from itertools import combinations, groupby
+import math
+from itertools import groupby
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -17,8 +17,7 @@ from typing import Any
 from detector.errors import UserError, run
 from detector.files import atomic_write
 from detector.labels import CLASSES
-from stages.intervals import wilson_interval
-from tools.paired import holm, mcnemar
+from tools.paired import compare_pairs, holm
 from tools.record import PUBLISHED, RunRecord
 
 README, PAGE = Path("README.md"), Path("docs/leaderboard.md")
@@ -87,14 +86,8 @@ def short_table(groups: list[list[RunRecord]]) -> Table:
         parameters = group[0].metrics.train["parameters"] / 1e6
         minutes = sorted({round(record.metrics.train["seconds"] / 60) for record in group})
         time = " to ".join(str(number) for number in dict.fromkeys((minutes[0], minutes[-1])))
-        rows.append(
-            [
-                group[0].model,
-                *(mean(group, name, rough=True) for name in SHORT),
-                f"{parameters:.1f} million",
-                f"{time} min",
-            ]
-        )
+        cells = [mean(group, name, rough=True) for name in SHORT]
+        rows.append([group[0].model, *cells, f"{parameters:.1f} million", f"{time} min"])
     return rows
 
 
@@ -128,10 +121,16 @@ def page(groups: list[list[RunRecord]], runs: list[RunRecord]) -> str:
         "## Metrics on the test split",
         markdown(metrics),
         "## Recall by source",
-        "Share of the test images of a source that is put into their class, mean over the seeds, and its 95 % interval "
-        "(Wilson).",
+        "Share of the test images of a source that is put into their class: mean over the seeds, and the 95 % interval "
+        "(Wilson), its ends averaged.",
         markdown(recall_by_source(groups)),
         *elsewhere(groups),
+        "## How they were trained",
+        "`dvc exp run -S model=NAME -S seed=SEED` trains a run anew, with `-S train.augment.corruption=0` where no "
+        "image is corrupted; `params.yaml` has what is not said here. Its `metrics/test_scores.parquet` has the score "
+        "of each test image. Of the runs below git keeps all metrics and which test images they get wrong, in "
+        "`metrics/published/`, and the released models.",
+        markdown(training(groups)),
         *asking(),
         "## Runs",
         markdown(rows),
@@ -152,20 +151,40 @@ def recall_by_source(groups: list[list[RunRecord]]) -> Table:
             if not found:
                 cells.append("-")
                 continue
-            images, recall = found[0][0], fmean(recall for _, recall in found)
-            low, high = wilson_interval(round(recall * images), images)
-            cells.append(f"{100 * recall:.2f} % ({100 * low:.2f} to {100 * high:.2f})")
+            recall, low, high = (100 * fmean(numbers) for numbers in zip(*found, strict=True))
+            cells.append(f"{recall:.2f} % ({low:.2f} to {high:.2f})")
         rows.append(cells)
     return rows
 
 
-def sources_of(record: RunRecord) -> dict[str, tuple[int, float]]:
-    """Return how many test images each source of a run has, and their recall."""
+def sources_of(record: RunRecord) -> dict[str, tuple[float, float, float]]:
+    """Return the recall of each source of a run's test images, and the ends of its interval."""
     sources = record.metrics.test.get("sources")
     if isinstance(sources, dict):
-        return {name: (round(numbers["images"]), numbers["recall"]) for name, numbers in sources.items()}
-    images = {name: record.metrics.prepare[f"test_{name.lower()}"] for name in CLASSES}
-    return {name: (count, record.test(f"{name.lower()}_recall")) for name, count in images.items()}
+        return {name: (numbers["recall"], numbers["low"], numbers["high"]) for name, numbers in sources.items()}
+    keys = {name: f"{name.lower()}_recall" for name in CLASSES}
+    return {name: (record.test(key), *(record.interval(key) or (0.0, 1.0))) for name, key in keys.items()}
+
+
+def training(groups: list[list[RunRecord]]) -> Table:
+    """Return what a reader has to know of each recipe before comparing its numbers with another's."""
+    titles = ["Network, of timm", "Parameters", "Starts from", "Sees the images at", "Epochs, of them on crops"]
+    columns = [["", *titles, "Corrupted in training"]]
+    for first, *_ in groups:
+        params, train = first.params, first.metrics.train
+        corruption, (network,) = params["train"]["augment"]["corruption"], params["models"].values()
+        columns.append(
+            [
+                first.model,
+                f"`{network['timm']}`",
+                f"{train['parameters']:,}",
+                "ImageNet weights" if network["pretrained"] else "random weights",
+                f"{network.get('input_size') or params['datasets'][params['dataset']]['image_size']} px",
+                f"{network['epochs']}, {math.ceil(network['crop_epochs'] * network['epochs'])}",
+                f"{100 * corruption:.0f} % of the images" if corruption else "none",
+            ]
+        )
+    return [list(row) for row in zip(*columns, strict=True)]
 
 
 def elsewhere(groups: list[list[RunRecord]]) -> list[str]:
@@ -265,22 +284,9 @@ def mean(group: list[RunRecord], name: str, rough: bool = False) -> str:
 
 def comparisons(runs: list[RunRecord]) -> list[str]:
     """Return a section with a row for each two recipes and a column for each seed, from their mistakes."""
-    recipes = {record.recipe: record.model for record in runs}
-    wrong = {(record.recipe, record.seed): set(record.mistakes) for record in runs}
-    pairs = list(combinations(sorted(recipes, key=lambda recipe: (recipes[recipe], recipe)), 2))
-    counts = Counter(record.seed for record in runs)
-    seeds = sorted(seed for seed, count in counts.items() if count > 1)
-    if not seeds:
+    rows, p_values = compare_pairs(runs)
+    if not p_values:
         return []
-    rows = [["Pair", *(f"Seed {seed}" for seed in seeds)]]
-    p_values: list[float] = []
-    for first, second in pairs:
-        both = [seed for seed in seeds if {(first, seed), (second, seed)} <= wrong.keys()]
-        found = {seed: mcnemar(wrong[first, seed], wrong[second, seed]) for seed in both}
-        p_values += [p for _, p in found.values()]
-        rows.append(
-            [f"{recipes[first]} : {recipes[second]}", *(found[seed][0] if seed in found else "-" for seed in seeds)]
-        )
     text = (
         "How many images only the first of two detectors gets right, how many only the second, and the p-value of "
         f"McNemar's exact test. Of these {len(p_values)} tests {holm(p_values)} hold together at 5 %, those with the "
