@@ -127,8 +127,8 @@ def page(groups: list[list[RunRecord]], runs: list[RunRecord]) -> str:
         *elsewhere(groups),
         "## How they were trained",
         "`dvc exp run -S model=NAME -S seed=SEED` trains a run anew, with `-S train.augment.corruption=0` where no "
-        "image is corrupted; `params.yaml` has what is not said here. Its `metrics/test_scores.parquet` has the score "
-        "of each test image. Of the runs below git keeps all metrics and which test images they get wrong, in "
+        "image is corrupted, and scores each test image (`metrics/test_scores.parquet`); `params.yaml` has what is "
+        "not said here. Of the runs below git keeps all metrics and which test images they get wrong, in "
         "`metrics/published/`, and the released models.",
         markdown(training(groups)),
         *asking(),
