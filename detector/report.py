@@ -41,7 +41,7 @@ from detector.output import (
 )
 from detector.preprocessed import Preprocessed, says_little
 from detector.report_page import SCRIPT, STYLE
-from detector.written import file_to_write
+from detector.written import file_to_write, table_to_write
 
 if TYPE_CHECKING:
     from detector.detector import Detector
@@ -65,11 +65,7 @@ def write_report(
     the page's name does not end in .html, where either cannot be written, and where the place of the CSV, which nobody
     named, has a file that is none of this program's.
     """
-    table = file_to_write(file_to_write(path, ".html", ".htm").with_suffix(".csv"), ".csv")
-    if table.exists():
-        with table.open("rb") as there:
-            if there.readline(1000).rstrip() != csv_line(COLUMNS).encode():
-                raise UserError(f"{table} is there already and is no CSV of this program's: name another report")
+    table = table_to_write(file_to_write(path, ".html", ".htm").with_suffix(".csv"), csv_line(COLUMNS))
     counts: Counter[str] = Counter()
     with (
         atomic_write(path) as new,

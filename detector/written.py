@@ -38,6 +38,17 @@ def drawing_to_write(path: str | Path) -> Path:
     return path
 
 
+def table_to_write(path: Path, header: str) -> Path:
+    """The same for the CSV beside a report, which nobody named. Raises UserError where a file is there already whose
+    first line is another one."""
+    path = file_to_write(path, ".csv")
+    if path.exists():
+        with path.open("rb") as there:
+            if there.readline(1000).rstrip() != header.encode():
+                raise UserError(f"{path} is there already and is no CSV of this program's: name another report")
+    return path
+
+
 def require_folder(path: Path) -> None:
     """Raises UserError where a folder that is to be made would lie in a file."""
     nearest = next((parent for parent in (path, *path.parents) if parent.exists()), None)

@@ -7,7 +7,6 @@ import io
 import os
 import shutil
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import pytest
 from playwright.sync_api import Browser, FilePayload, Page, expect
 
 from tests.conftest import ROOT, once
-from tests.serving import Server
+from tests.serving import Server, until
 from tools import browser as tool
 from tools import unpack
 
@@ -48,11 +47,8 @@ def answer(page: Page, name: str) -> Any:
 
 
 def wait_until(page: Page, condition: Callable[[], bool]) -> None:
-    """Let the page go on until this holds; `tests.serving.until` would stop it."""
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        page.wait_for_timeout(20)
+    """`until`, with the page going on meanwhile."""
+    until(condition, 20, lambda seconds: page.wait_for_timeout(1000 * seconds))
 
 
 def built_page(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -163,7 +163,7 @@ def sources_of(record: RunRecord) -> dict[str, tuple[float, float, float]]:
     if isinstance(sources, dict):
         return {name: (numbers["recall"], numbers["low"], numbers["high"]) for name, numbers in sources.items()}
     keys = {name: f"{name.lower()}_recall" for name in CLASSES}
-    return {name: (record.test(key), *(record.interval(key) or (0.0, 1.0))) for name, key in keys.items()}
+    return {name: (record.test(key), *ends) for name, key in keys.items() if (ends := record.interval(key))}
 
 
 def training(groups: list[list[RunRecord]]) -> Table:
