@@ -49,7 +49,8 @@ def main() -> None:
     load_params()  # says so when this is not the root of the repository
     claim()
     stage, models = arguments.stage, arguments.models or MODELS[arguments.stage]
-    print(heading(f"{stage} before and after"))
+    commits = (f"{side} {commit_of(folder)}" for side, folder in (("before", arguments.before), ("after", ".")))
+    print(heading(f"{stage} before and after", *commits))
     print(f"| | before | after | after / before, of {arguments.turns} turns | the same bytes |")
     print("| --- | ---: | ---: | ---: | --- |", flush=True)
     with tempfile.TemporaryDirectory() as temporary:
@@ -72,6 +73,10 @@ def main() -> None:
                 f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}) | {'yes' if same else 'no'} |",
                 flush=True,
             )
+
+
+def commit_of(checkout: str) -> str:
+    return output_of(Path.cwd(), "git", "-C", checkout, "rev-parse", "HEAD")[:10]
 
 
 def clone(checkout: str, folder: Path) -> Path:

@@ -16,5 +16,5 @@ def heading(title: str, *facts: str, versions: tuple[str, ...] = ("torch",)) -> 
 
 
 def model_fact(title: str, sha256: str) -> str:
-    """Return which model was asked: `Detector.title` and `Detector.sha256`."""
+    """Return which model was asked. title: such as `Detector.title`; sha256: of its model.json."""
     return f"{title}, model.json {sha256[:12]}"

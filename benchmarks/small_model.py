@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from benchmarks.heading import heading
+from benchmarks.heading import heading, model_fact
 from detector.errors import run
 from detector.folder import read_record
 from detector.labels import FAKE, probability
@@ -41,12 +41,12 @@ def main() -> None:
     parser.add_argument("--split", default="data/val", help="the folder of a packed split (default: %(default)s)")
     split = load_split(parser.parse_args().split)
     opposite = 0
-    print(heading("Smaller weights", versions=("onnxruntime",)))
+    records = {folder: read_record(folder) for folder in (Path(DEFAULT), Path("models/vit_tiny"))}
+    facts = [model_fact(folder.name, sha256) for folder, (_, sha256) in records.items()]
+    print(heading("Smaller weights", *facts, versions=("onnxruntime",)))
     print(f"| {' | '.join(COLUMNS)} |")
     print(f"| --- | ---{' | ---:' * (len(COLUMNS) - 2)} |")
-    for folder in (Path(DEFAULT), Path("models/vit_tiny")):
-        name = folder.name
-        record, _ = read_record(folder)
+    for folder, (record, _) in records.items():
         released = None
         for weights, most in SIZES.items():
             small = shrink(folder, most)
@@ -66,7 +66,7 @@ def main() -> None:
                 f"{change.max():.3f}",
                 f"{100 * np.abs(ood / released[1] - 1).max():.2f}",
             ]
-            print(f"| {name} | {weights} | {' | '.join(cells)} |", flush=True)
+            print(f"| {folder.name} | {weights} | {' | '.join(cells)} |", flush=True)
             opposite += int((other == 2).sum())
     print(f"\nREAL became FAKE, or FAKE REAL: {opposite}")
 
