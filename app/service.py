@@ -150,7 +150,8 @@ class Service:
             async def ask(file: File) -> Prediction | Problem:
                 try:
                     try:
-                        preprocessed = await self.in_thread(partial(model.detector.preprocess, file.data))
+                        # not a partial of the bytes: one that was given up holds them until a thread is free
+                        preprocessed = await self.in_thread(lambda: model.detector.preprocess(file.data))
                     finally:
                         file.data = b""
                         undecoded.release()
@@ -178,9 +179,11 @@ class Service:
             (file,) = [file async for file in upload.files()]
 
             try:
-                return file.name, await self.in_thread(partial(model.detector.explain, file.data))
+                return file.name, await self.in_thread(lambda: model.detector.explain(file.data))
             except UserError as error:
                 raise refusal(error) from None
+            finally:
+                file.data = b""
 
 
 def refusal(error: UserError) -> Problem:

@@ -72,25 +72,37 @@ def test_a_run_is_known_by_its_parameters_and_code(small: Project) -> None:
     assert find_same(runs, here()) == [None, None], "code that is not committed makes it another run"
 
 
-def test_after_pictures_were_mended_a_run_is_another_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_its_data_or_its_weights_were_changed_a_run_is_another_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     project = Project(tmp_path / "project")
     project.path.mkdir()
     copy_project(project.path)
-    project.set(dataset="mine", datasets__mine={"path": "data/mine"}, evaluate__external=[])
+    project.set(dataset="mine", datasets__mine={"path": "data/mine"}, datasets__others={"path": "data/others"})
+    project.set(
+        evaluate__external=["others"], model="small_resnet", models__small_resnet__pretrained="data/weights.pth"
+    )
     project.leave_out("dvc.yaml", "prepare", "train", "evaluate", "export", "external", "card")
     project.repository()
-    shutil.copytree(project.path / "data/sample", project.path / "data/mine")
-    project.run("dvc", "exp", "run", "--temp", "--name", "two", "-S", "seed=2")
     monkeypatch.chdir(project.path)
+    for name in ("mine", "others"):
+        shutil.copytree("data/sample", f"data/{name}")
+    Path("data/weights.pth").write_bytes(b"weights")
+    project.run("dvc", "exp", "run", "--temp", "--name", "two", "-S", "seed=2")
     (commit,) = here()
     runs = grid(["seed=2"])
     assert find_same(runs, here()) == [commit]
-    (project.path / "data/mine").rename(project.path / "data/away")
-    assert find_same(runs, here()) == [commit], "data that are not here count as they were"
-    (project.path / "data/away").rename(project.path / "data/mine")
-    shutil.copy(project.path / "data/mine/train.parquet", project.path / "data/mine/test.parquet")
-    assert find_same(runs, here()) == [None]
-    assert find_same(runs, [], [commit]) == [commit], "what waits in the queue will read what is here now"
+    for name in ("mine", "others", "weights.pth"):
+        shutil.move(f"data/{name}", "data/away")
+        assert find_same(runs, here()) == [commit], "what is not here counts as it was"
+        shutil.move("data/away", f"data/{name}")
+    for name in ("mine/test.parquet", "others/test.parquet", "weights.pth"):
+        before = Path("data", name).read_bytes()
+        Path("data", name).write_bytes(b"others")
+        assert find_same(runs, here()) == [None], name
+        assert find_same(runs, [], [commit]) == [commit], "what waits in the queue will read what is here now"
+        Path("data", name).write_bytes(before)
+    assert find_same(runs, here()) == [commit]
 
 
 def results(clone: Project) -> dict[int, str]:

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import re
 import signal
 import socket
 import time
@@ -20,6 +21,7 @@ from detector.record import ExportedRecord
 from tests.serving import Server, begin, body, files, make_model, refused, rest, sample, until
 
 PICTURE = sample(2)[0]
+linux = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="Linux alone shows what a process has")
 
 
 @pytest.fixture(scope="module")
@@ -84,21 +86,49 @@ def test_pages_of_other_sites_cannot_post(server: Server, headers: dict[str, str
     assert server.client.get("/v1/models", headers=headers).status_code == 200, "a link to the page is no harm"
 
 
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="Linux alone lists a process's children")
-def test_it_is_not_ready_while_nothing_decodes(server: Server) -> None:
+@contextlib.contextmanager
+def nothing_decodes(server: Server) -> Iterator[None]:
+    """Stop the processes that decode, as a picture does that takes them long."""
     tasks = Path(f"/proc/{server.process.pid}/task").iterdir()  # whichever thread started them
     decoders = [int(child) for task in tasks for child in (task / "children").read_text().split()]
     assert decoders
     try:
         for decoder in decoders:
             os.kill(decoder, signal.SIGSTOP)
-        assert "no answer within 1 second" in refused(server.client.get("/readyz"), 503)
-        assert server.client.get("/healthz").status_code == 200
+        yield
     finally:
         for decoder in decoders:
             os.kill(decoder, signal.SIGCONT)
+
+
+@linux
+def test_it_is_not_ready_while_nothing_decodes(server: Server) -> None:
+    with nothing_decodes(server):
+        assert "no answer within 1 second" in refused(server.client.get("/readyz"), 503)
+        assert server.client.get("/healthz").status_code == 200
     until(lambda: server.client.get("/readyz").status_code == 200)
     assert server.ask(PICTURE).status_code == 200
+
+
+@linux
+def test_files_of_who_goes_away_do_not_stay_in_memory(model: Path) -> None:
+    with Server(model, threads=1, max_requests=20) as server:
+
+        def megabytes() -> float:
+            status = Path(f"/proc/{server.process.pid}/status").read_text()
+            return int(re.findall(r"VmRSS:\s+(\d+)", status)[0]) / 1e3
+
+        before = megabytes()
+        with nothing_decodes(server):
+            waiting = begin(server, body(PICTURE))
+            begun = body(bytes(10_000_000), PICTURE)[:-500]  # a whole file, and some of another
+            gone = [begin(server, begun, len(begun) + 500) for _ in range(10)]
+            until(lambda: megabytes() - before > 95, 20)
+            for connection in gone:
+                connection.close()
+            until(lambda: server.metrics()["detector_requests_in_flight"] == 2, 20)  # what waits, and the one that asks
+            until(lambda: megabytes() - before < 50)
+        assert rest(waiting).split(" ")[1] == "200"
 
 
 def test_head_is_get_without_the_body(server: Server) -> None:

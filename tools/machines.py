@@ -1,7 +1,7 @@
 """A grid of experiments on several machines: which run is whose, what the others have already, and how results travel.
 
 A git remote carries the experiments, as commits under refs/exps, and DVC's default remote their models and data. Two
-runs are the same if they start from the same commit, with the same parameters, code and data.
+runs are the same if they start from the same commit, with the same parameters, code, data and pretrained weights.
 """
 
 import contextlib
@@ -23,8 +23,9 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from detector.errors import UserError
-from stages.fingerprint import FINGERPRINT, find_data, fingerprint
-from stages.params import dataset_entry, load_params
+from detector.files import file_sha256
+from stages.fingerprint import EXTERNAL, FINGERPRINT, PRETRAINED, find_data, fingerprint, repository
+from stages.params import dataset_entry, external_entries, licence_beside, load_params, model_entry, weights_path
 from tools.shell import DVC, command, experiments, head
 
 Run = dict[str, list[str]]  # the overrides of a run by the file that they change, as {"params.yaml": ["seed=1"]}
@@ -84,38 +85,62 @@ def find_same(runs: list[Run], results: Collection[str], queued: Collection[str]
     """Return for each run the first commit that is the same run, None where there is none.
 
     They are commits that start from the one that is checked out: of experiments, `results`, and of what waits in the
-    queue. Their code and their pipeline must be those in the work tree. Results must be of the data that are here,
-    which what waits will read.
+    queue. Their code and their pipeline must be those in the work tree. Results must be of the data and the pretrained
+    weights that are here, which what waits will read.
     """
     files = {name for run in runs for name in run}
     inputs = input_files()
-    contents, data = {}, {}
+    contents, inventories = {}, {}
     for commit in (*results, *queued):
         if not command("git", "diff", "--name-only", commit, "--", *inputs):
             with contextlib.suppress(UserError):  # it does not have the file
                 contents[commit] = {name: parse(name, command("git", "show", f"{commit}:./{name}")) for name in files}
                 if commit in results:
-                    data[commit] = json.loads(command("git", "show", f"{commit}:./{FINGERPRINT}"))
+                    inventories[commit] = {
+                        file: json.loads(command("git", "show", f"{commit}:./{file}"))
+                        for file in (FINGERPRINT, EXTERNAL, PRETRAINED)
+                    }
     known: dict[Path, dict[str, Any]] = {}
     same: list[str | None] = []
     for run in runs:
         wanted = apply(run) if contents else {}
         equal = [commit for commit, found in contents.items() if all(found[name] == wanted[name] for name in run)]
-        if not data.keys().isdisjoint(equal):
-            now = data_here(wanted.get("params.yaml") or load_params(), known)
-            equal = [commit for commit in equal if now in (None, data.get(commit, now))]
+        if not inventories.keys().isdisjoint(equal):
+            here = inventory(wanted.get("params.yaml") or load_params(), known)
+            equal = [commit for commit in equal if holds(inventories.get(commit, here), here)]
         same.append(next(iter(equal), None))
     return same
 
 
-def data_here(params: Any, known: dict[Path, dict[str, Any]]) -> dict[str, Any] | None:
-    """Return what the first stage writes of the data of a run, None where they are not here. `known` are those that
-    were read before."""
-    name = params["dataset"]
-    found = find_data(name, dataset_entry(params))
-    if found and found not in known:
-        known[found] = fingerprint(name, found)
-    return {"dataset": name, **known[found]} if found else None
+def inventory(params: Any, known: dict[Path, dict[str, Any]]) -> dict[Path, dict[str, Any]]:
+    """Return what the first stage writes of the data and the pretrained weights of a run, by the file that it writes,
+    without those that are not here. `known` are data that were read before."""
+
+    def digests(name: str, entry: dict[str, Any]) -> dict[str, Any]:
+        found = find_data(name, entry)
+        if found and found not in known:
+            known[found] = fingerprint(name, found)
+        return known[found] if found else {}
+
+    name, pretrained, weights = params["dataset"], model_entry(params)["pretrained"], {}
+    if isinstance(pretrained, str) and (repository() / pretrained).exists():
+        path = weights_path(pretrained)
+        weights = {
+            key: file_sha256(file)
+            for key, file in {"sha256": path, "licence_sha256": licence_beside(path)}.items()
+            if file
+        }
+    data = digests(name, dataset_entry(params))
+    external = {name: digests(name, entry) for name, entry in external_entries(params).items()}
+    return {FINGERPRINT: {"dataset": name, **data} if data else {}, EXTERNAL: external, PRETRAINED: weights}
+
+
+def holds(found: dict[Any, Any], wanted: dict[Any, Any]) -> bool:
+    """Return whether all that is wanted is in what was found, at any depth."""
+    return all(
+        holds(found.get(key, {}), value) if isinstance(value, dict) else found.get(key) == value
+        for key, value in wanted.items()
+    )
 
 
 def input_files() -> list[str]:
