@@ -49,7 +49,9 @@ release: .venv/.run-time ## Release a model to every clone: make release MODEL=v
 
 ask: .venv/.ask ## Ask the released model about pictures, without torch and DVC: make ask PICTURES="photo.jpg folder"
 	@.venv/bin/python -m tools.unpack
-	@.venv/bin/python -m detector $(or $(PICTURES),$(error say which: make ask PICTURES=photo.jpg))
+	@# one picture, whatever its name has; else several as the shell reads them, so that quotes and ~ count
+	@$(if $(PICTURES),,$(error say which: make ask PICTURES=photo.jpg)) \
+	if [ -e "$$PICTURES" ]; then set -- "$$PICTURES"; else eval "set -- $$PICTURES"; fi; .venv/bin/python -m detector "$$@"
 
 serve: .venv/.ask ## Answer over HTTP and on a web page, with models/resnet18_imagenet: make serve PORT=8000
 	@.venv/bin/python -m tools.unpack

@@ -38,7 +38,8 @@ DESCRIPTION = """Is a picture FAKE (AI-generated) or REAL? What each model's ans
 
 {limits}
 
-Every refusal is an `application/problem+json` body (RFC 9457) whose `detail` says what to do.
+Every refusal is an `application/problem+json` body (RFC 9457) whose `detail` says what is wrong and, where that is
+not plain, what to do.
 """
 
 

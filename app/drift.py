@@ -25,8 +25,8 @@ WINDOW = 1000  # answers that are compared
 FIRST = 200  # while there are fewer than WINDOW, the last so many are compared
 STEP = 100  # new answers, before the window is compared again
 SECONDS = 60.0  # from one comparison to the next, at least: the first takes 0.3 s of a core, others 0.02 s
-# A window is compared over and over, so the shell's 5 % would raise a false alarm every day. The smallest p-value that
-# the test can give is 0.0005.
+# A window is compared over and over: at the shell's 5 % one comparison in twenty would be a false alarm. At this level
+# one in a thousand is, one or two a day if each minute brings new answers. The smallest p-value of the test is 0.0005.
 LEVEL = 0.001
 TESTS = ("features", *SCALARS, "out_of_distribution")
 

@@ -134,6 +134,7 @@ class Model(BaseModel):
     input_size: int = Field(description="every picture is made so many pixels wide and high")
     abstention_band: tuple[float, float] = Field(description="between these P(FAKE) the verdict is UNSURE")
     scale: tuple[str, str] = Field(description="what a picture is like whose P(FAKE) is 0, and one whose P(FAKE) is 1")
+    limit: str = Field(description="what no answer of this model can say")
     test: dict[str, Any] = Field(description="metrics on the test split, as in metrics/test.json")
     drift: Drift | None = Field(
         default=None, description="of what arrives; null until 200 pictures were answered, and without a reference"
@@ -149,7 +150,7 @@ class Limits(BaseModel):
 class Models(BaseModel):
     models: list[Model]
     limits: Limits
-    limit: str
+    limit: str = Field(description="of the model that answers where a request names none")
 
 
 class Refusal(BaseModel):
@@ -158,14 +159,14 @@ class Refusal(BaseModel):
     type: str
     title: str
     status: int
-    detail: str = Field(description="what is wrong, and what to do")
+    detail: str = Field(description="what is wrong and, where that is not plain, what to do")
     errors: list[dict[str, Any]] | None = Field(default=None, description="what is wrong with each of several")
 
 
 REASONS = {
     403: "A page of another site asks",
     408: "The pictures did not arrive in time, or stopped arriving",
-    413: "A file, the number of files, or a picture's pixels are over the limit",
+    413: "A file, the number of files, or every picture's pixels are over the limit",
     415: "The body is not multipart/form-data",
     421: "The service does not answer to the name in Host",
     422: "No picture that can be read, or no such model",

@@ -60,6 +60,7 @@ class Model:
             "input_size": record.input_size,
             "abstention_band": record.abstention_band,
             "scale": self.detector.scale,
+            "limit": self.detector.limit,
             "test": record.test,
             "drift": self.watch.summary(),
         }

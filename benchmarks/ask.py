@@ -131,13 +131,13 @@ def report(model: str, flip_tta_margin: float, images: int, results: dict[str, d
     )
     lines = [
         f"{images:,} JPEG files of 32x32, {model}. Ours {flips}.\n",
-        "| | images/s | ours is | the same verdict |\n| --- | ---: | ---: | ---: |",
+        "| | images/s | ours is | on the same side of 0.5 |\n| --- | ---: | ---: | ---: |",
     ]
     for way, result in results.items():
         name = "`Detector.predict`" if way == "ours" else f"`pipeline`, batch size {way}"
         agree = float((first == (np.array(result["p_fake"]) > 0.5)).mean())
         if agree < 0.9:
-            raise UserError(f"{name} gives other answers: only {agree:.1%} of the verdicts agree")
+            raise UserError(f"{name} gives other answers: only {agree:.1%} of P(FAKE) lie on the same side of 0.5")
         ratio = results["ours"]["rate"] / result["rate"]
         cells = ["", ""] if way == "ours" else [f"{ratio:.1f} times as fast", f"{agree:.1%}"]
         lines.append(f"| {name} | {result['rate']:,.0f} | {' | '.join(cells)} |")

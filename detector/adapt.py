@@ -84,6 +84,8 @@ def adapt(real: Path, fake: Path, base_folder: Path, out: Path) -> "ExportedReco
         raise UserError("adapting needs scikit-learn: `pip install scikit-learn`")
     if out.exists():
         raise UserError(f"{out} exists: remove it, or name another folder with --out")
+    if real.resolve() == fake.resolve():
+        raise UserError(f"--real and --fake are the same folder, {real}: name one of photographs and one of fakes")
     require_folder(out.parent)
     from detector.detector import Detector
 

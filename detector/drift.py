@@ -38,7 +38,7 @@ LEAST, MOST = 20, 1000  # pictures: fewer show hardly anything; of more, so many
 THUMBNAIL = 96  # px at most
 EXAMPLES = f"""examples:
   python -m detector drift arrived/
-  python -m detector drift arrived/ --html report.html
+  python -m detector drift arrived/ --html drift.html
   python -m detector drift arrived/ --json --model models/exported
 
 Exit status 0: no drift found; {FOUND}: drift; 1: it could not be told. Pictures that cannot be read are named and

@@ -121,6 +121,8 @@ def as_text(drift: Drift) -> list[str]:
         mark = " *" if one.p_value <= LEVEL else ""
         numbers = f"{one.distance:8.3f}  {one.by_chance:9.3f}  {one.p_value:7.4f}"
         lines.append(f"{one.name:{width}}  {numbers}  {medians}{mark}".rstrip())
+    if drift.is_found:
+        lines.append(f"* differs, at a level of {LEVEL}")
     foreign = ", ".join(one_line(drift.arrived.files[place]) for place in most_foreign(drift)[:5])
     return [*lines, "", f"Most foreign: {foreign}", "", "What to do:", *(f"- {one}" for one in advice(drift))]
 

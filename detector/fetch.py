@@ -131,7 +131,8 @@ def open_model(open_file: Open, name: str, source: str) -> Open:
             return open_file(stored_at(md5s[file]) if md5s else file)
         except (FileNotFoundError, KeyError):
             raise UserError(
-                f"{source} has no {file} of {name}: a source is the model's folder, or a clone of the repository"
+                f"{source} has no {file} of {name}: a source is the model's folder, or a clone of the repository, with "
+                f"{', '.join(RELEASED)}"
             ) from None
 
     return open_named

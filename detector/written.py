@@ -1,5 +1,6 @@
 """Where the shell's programs may write: checked before the work is done, not after it."""
 
+import os
 from pathlib import Path
 
 from detector.errors import UserError
@@ -50,7 +51,11 @@ def table_to_write(path: Path, header: str) -> Path:
 
 
 def require_folder(path: Path) -> None:
-    """Raises UserError where a folder that is to be made would lie in a file."""
+    """Raises UserError where a folder that is to be made, or written in, would lie in a file or may not be written."""
     nearest = next((parent for parent in (path, *path.parents) if parent.exists()), None)
-    if nearest is not None and not nearest.is_dir():
+    if nearest is None:
+        return
+    if not nearest.is_dir():
         raise UserError(f"{nearest} is no folder: nothing can be written below it")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise UserError(f"{nearest} may not be written to: name another folder")

@@ -18,6 +18,7 @@ COPY requirements.txt requirements-torch.txt /
 RUN pip install --no-cache-dir --no-deps -r /requirements.txt && pip install --no-cache-dir --no-deps -r /requirements-torch.txt
 
 WORKDIR /work
-ENV HOME=/tmp NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
+# USER: DVC asks who it is, and whoever --user names has no entry in /etc/passwd
+ENV HOME=/tmp USER=detector NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 USER 10001:10001
 CMD ["dvc", "repro"]

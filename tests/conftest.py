@@ -135,6 +135,14 @@ class Project:
         self.run("git", "commit", "-qm", message)
 
 
+def somebody_without_a_name() -> list[str]:
+    """Return what runs a command as a user that the system has no name for, and without a superuser's rights."""
+    command = ["unshare", "--user", "--map-user=12345", "--map-group=12345"]
+    if shutil.which("unshare") is None or subprocess.run([*command, "true"], capture_output=True).returncode:
+        pytest.skip("this machine allows nobody to be another user")
+    return command
+
+
 def once(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
     """Make a folder once, also for several workers of pytest-xdist. Nobody writes in it afterwards."""
     root = tmp_path_factory.getbasetemp()

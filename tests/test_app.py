@@ -132,6 +132,7 @@ def test_models_say_how_good_they_are(server: Server) -> None:
     (one,) = said["models"]
     assert (one["name"], one["title"]) == ("weighing", "weighing, 97.64 % right on validation")
     assert (one["abstention_band"], one["test"]["accuracy"]) == ([0.4, 0.6], 0.9768)
+    assert one["limit"] == said["limit"] == server.ask(PICTURES[0]).json()["limit"]
     assert said["limits"] == {"max_bytes": 20_000_000, "max_files": 32, "max_pixels": 25_000_000}
     assert "weighing" in refused(server.ask(PICTURES[0], params={"model": "vit"}), 422)
 

@@ -110,7 +110,7 @@ def test_asking_is_compared_only_where_the_answers_agree() -> None:
         == "| `pipeline`, batch size 64 | 300 | 3.0 times as fast | 100.0% |"
     )
     results["64"]["p_fake"] = [0.9, 0.8]
-    with pytest.raises(UserError, match=r"gives other answers: only 50\.0% of the verdicts agree"):
+    with pytest.raises(UserError, match=r"gives other answers: only 50\.0% of P\(FAKE\) lie"):
         report("tiny", 0.0, 2, results)
 
 

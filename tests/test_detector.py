@@ -34,7 +34,7 @@ from detector.record import ExportedRecord, Fit, ModelRecord
 from detector.session import score
 from stages.export.__main__ import write_model
 from stages.model import build, load_model, predict_logits
-from tests.conftest import ROOT
+from tests.conftest import ROOT, somebody_without_a_name
 from tests.models import TRAINED, exported, trained
 from tests.serving import png_by_hand
 
@@ -659,6 +659,17 @@ def test_a_drawing_replaces_nothing_of_mine(
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == before
     for _ in range(2):  # a drawing of earlier is replaced
         assert ask(capsys, folder, str(tmp_path / "two.jpg"), "--explain", str(tmp_path / "new/sheet.png"))[0] == 0
+
+
+def test_where_nothing_may_be_written_is_said_before_the_work(folder: Path, tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o500)
+    ship = "app/static/examples/ship.png"
+    for option in (["--explain", str(closed / "new/evidence.png")], ["--report", str(closed / "report.html")]):
+        command = [*somebody_without_a_name(), sys.executable, "-m", "detector", ship, "--model", str(folder), *option]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert f"error: {closed} may not be written to: name another folder" in done.stderr
 
 
 def test_standard_input_is_one_picture(

@@ -1,4 +1,4 @@
-"""The service's image, without Docker: what dockerfiles/api.Dockerfile says, in an environment with nothing else."""
+"""The images, without Docker: what dockerfiles/ says, in an environment with nothing else."""
 
 import os
 import re
@@ -10,13 +10,31 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import BIN, ROOT, somebody_without_a_name
 
 
 def instructions(file: Path) -> list[tuple[str, str]]:
     """The instructions of a Dockerfile and what follows each, without comments and continued lines."""
     text = re.sub(r"\\\n\s*", "", re.sub(r"^#.*\n", "", file.read_text(), flags=re.MULTILINE))
     return [(word, rest) for word, _, rest in (line.partition(" ") for line in text.splitlines() if line)]
+
+
+def test_dvc_runs_in_the_training_image_as_a_user_that_it_does_not_know(tmp_path: Path) -> None:
+    set_there = dict(
+        pair.split("=")
+        for word, rest in instructions(ROOT / "dockerfiles/train.Dockerfile")
+        if word == "ENV"
+        for pair in rest.split()
+    )
+    (tmp_path / "dvc.yaml").write_text("stages: {one: {cmd: echo one > one, outs: [one]}}\n")
+    for command in (("git", "init", "-q"), ("dvc", "init", "-q"), ("dvc", "repro", "-q")):
+        subprocess.run(
+            [*somebody_without_a_name(), *command],
+            cwd=tmp_path,
+            env=set_there | {"PATH": f"{BIN}:/usr/bin:/bin", "HOME": str(tmp_path)},
+            check=True,
+        )
+    assert (tmp_path / "one").read_text() == "one\n"
 
 
 @pytest.mark.long  # half a minute: it downloads 55 MB

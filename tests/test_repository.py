@@ -13,6 +13,7 @@ import nbformat
 import numpy as np
 import pytest
 from nbclient import NotebookClient
+from ruamel.yaml import YAML
 
 from app.schemas import OCCLUSION_MAP, PHOTOGRAPH, SHA256
 from detector import Detector
@@ -81,6 +82,20 @@ def test_no_file_in_git_is_larger_than_5_mb_but_the_released_models() -> None:
     released = {name: size for name, size in sizes.items() if name.startswith("released/")}
     assert {name: size for name, size in sizes.items() if size > 5_000_000 and name not in released} == {}
     assert sum(released.values()) < 62_500_000, "the ImageNet weights, and for each model only its newest release"
+
+
+def test_a_commit_passes_the_hooks_whatever_the_pipeline_and_a_release_wrote() -> None:
+    excluded = re.compile(YAML(typ="safe").load(ROOT / ".pre-commit-config.yaml")["exclude"])
+    tracked = [name for name in git("ls-files").splitlines() if (ROOT / name).is_file()]
+    assert [excluded.search(name) is None for name in ("dvc.lock", "metrics/test.json", "README.md")] == [0, 0, 1]
+    for name in tracked:
+        data = (ROOT / name).read_bytes()
+        if excluded.search(name) or b"\0" in data or not data:
+            continue
+        assert data.endswith(b"\n"), name
+        assert not data.endswith(b"\n\n"), name
+        assert not re.search(rb"[ \t]+$", data, re.MULTILINE), name
+        assert len(data) < 5_000_000, name
 
 
 @pytest.fixture
@@ -211,6 +226,11 @@ def test_make_ask_answers_about_a_picture_without_dvc(clone: Project) -> None:
         ["app/static/examples/cat.jpg", "REAL"],
     ]
     assert LIMIT in said.stderr
+    for name in ("my ship (1).png", "it's a ship.png"):
+        shutil.copy(clone.path / "app/static/examples/ship.png", clone.path / name)
+        assert clone.run(*ask, f"PICTURES={name}").stdout.splitlines()[-1].startswith(f"{name}  FAKE ")
+    both = clone.run(*ask, """PICTURES='my ship (1).png' "it's a ship.png" app/static/examples/c*.jpg""").stdout
+    assert re.findall(r"(FAKE|REAL|UNSURE) ", both) == ["FAKE", "FAKE", "REAL", "UNSURE"]
     assert "say which: make ask PICTURES=photo.jpg" in clone.run(*ask, ok=False).stderr
 
     pulled = clone.run(str(BIN / "dvc"), "pull", DEFAULT, "models/vit_tiny").stdout

@@ -86,7 +86,7 @@ def short_table(groups: list[list[RunRecord]]) -> Table:
         parameters = group[0].metrics.train["parameters"] / 1e6
         minutes = sorted({round(record.metrics.train["seconds"] / 60) for record in group})
         time = " to ".join(str(number) for number in dict.fromkeys((minutes[0], minutes[-1])))
-        cells = [mean(group, name, rough=True) for name in SHORT]
+        cells = [mean(group, name) for name in SHORT]
         rows.append([group[0].model, *cells, f"{parameters:.1f} million", f"{time} min"])
     return rows
 
@@ -265,13 +265,12 @@ def interval(group: list[RunRecord], name: str) -> str:
     return f" ({low:.{digits}f} to {high:.{digits}f})"
 
 
-def mean(group: list[RunRecord], name: str, rough: bool = False) -> str:
+def mean(group: list[RunRecord], name: str) -> str:
     """Return the mean of a metric over runs, and its standard deviation where there are several. Of those of the test
-    split every run has the metric, or none counts; elsewhere those count that were measured. rough: no digits of what
-    was measured elsewhere, which nobody knows to a point."""
+    split every run has the metric, or none counts; elsewhere those count that were measured."""
     scale, unit, digits = scale_of(name)
     if name == WRONG:
-        digits = 0 if rough else 1
+        digits = 1
         values = [scale * measured[name] for record in group if name in (measured := record.metrics.external or {})]
     else:
         values = [scale * record.test(name) for record in group if name in record.metrics.test]

@@ -88,4 +88,3 @@ function changes(convert, space) {
   convert(data);
   return data.some((level, place) => Math.abs(level - before[place]) > 1);
 }
-
