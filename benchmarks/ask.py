@@ -130,7 +130,7 @@ def report(model: str, flip_tta_margin: float, images: int, results: dict[str, d
         "scores the flipped image as well where the logit is near 0" if flip_tta_margin else "scores each image once"
     )
     lines = [
-        f"{images:,} JPEG files of 32x32, {model}. Ours {flips}.\n",
+        f"{images:,} images of the test split as JPEG files, {model}. Ours {flips}.\n",
         "| | images/s | ours is | on the same side of 0.5 |\n| --- | ---: | ---: | ---: |",
     ]
     for way, result in results.items():

@@ -239,7 +239,7 @@ def asking() -> list[str]:
         numbers = (one["megabytes"], one["milliseconds"], one["pictures_per_second"])
         rows.append([name, *(f"{number:g}" for number in numbers), f"{one['first_answer_seconds']:g} s"])
     text = (
-        f"`python -m benchmarks.latency`, JPEG files of 32x32, {measured['machine']}, onnxruntime "
+        f"`python -m benchmarks.latency`, the sample's test images as JPEG files, {measured['machine']}, onnxruntime "
         f"{measured['onnxruntime']}, {measured['date']}."
     )
     return ["## Asking", text, markdown(rows)]
