@@ -214,6 +214,12 @@ def jpeg_cases() -> Iterator[Case]:
     yield case(
         "jpeg comment", jpeg(segment(0xFE, b"generated with Midjourney")), ("JPEG comment", "made with Midjourney")
     )
+    i, capital = "\u0131", "\u0130"  # Turkish letters
+    for comment, says in (
+        (f"generated w{i}th M{capital}djourney", f"made with M{capital}djourney"),
+        (f"All of it GENERATED W{capital}TH AI", f"“All of it GENERATED W{capital}TH AI”"),
+    ):
+        yield case(f"jpeg comment {comment}", jpeg(segment(0xFE, comment.encode())), ("JPEG comment", says))
     yield case("jpeg encoder's comment", jpeg(segment(0xFE, b"CREATOR: gd-jpeg v1.0 (using IJG JPEG v62)")))
     yield case("jpeg credentials", jpeg(segment(0xEB, b"JP\0\1\0\0\0\1" + JUMBF)), ("C2PA", UNREAD))
     yield case("jpeg other jumbf", jpeg(segment(0xEB, b"JP\0\1\0\0\0\1" + OTHER_JUMBF)))

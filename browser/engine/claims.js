@@ -24,6 +24,7 @@ const GENERATOR = new RegExp(`${NAMES}|${WORDS}`, "iu");
 const MADE = new RegExp(`${B}(?:made|generated|created|imagined)${E}[^\\n]{0,20}${B}(?:with|by|using)${E}[^\\n]{0,40}(?:${NAMES})|${WORDS}`, "iu");
 const MODEL = new RegExp(`${B}Model: ([^,\\n]+)`, "u");
 const LOOKED_AT = 10_000; // characters of a text in which they are looked for
+const folded = (text) => text.replaceAll(/[İı]/g, "i"); // Python counts both as i where case does not matter
 const SETTINGS = ["steps", "seed", "sampler", "scheduler", "cfg_scale", "guidance_scale"];
 
 const SOURCE_TYPES = new Map(Object.entries({
@@ -76,7 +77,7 @@ function claimOf(name, text) {
   return bare ? (CLAIMS.get(name) ?? inFreeText)(bare) : undefined;
 }
 
-const namesGenerator = (text) => GENERATOR.test(beginning(text, LOOKED_AT));
+const namesGenerator = (text) => GENERATOR.test(folded(beginning(text, LOOKED_AT)));
 
 const software = (text) => (namesGenerator(text) ? madeWith(text) : `software: ${cut(text, NAME)}`);
 
@@ -105,13 +106,14 @@ function inFreeText(text) {
   }
   const job = text.lastIndexOf("Job ID: ");
   if (job >= 0 && /^[0-9a-f]{8}-[0-9a-f-]{27}/.test(text.slice(job + 8))) return madeWith("Midjourney", text.slice(0, job));
-  return MADE.test(beginning(text, LOOKED_AT)) ? quoted(text) : undefined;
+  return MADE.test(folded(beginning(text, LOOKED_AT))) ? quoted(text) : undefined;
 }
 
 // Of a comment; programs that make GIFs write there that they did.
 function inComment(text) {
-  const found = beginning(text, LOOKED_AT).match(/^(?:made|created|edited|generated|written) (?:with|using) ([^]+)$/iu);
-  return found ? software(found[1]) : inFreeText(text);
+  const start = beginning(text, LOOKED_AT);
+  const found = folded(start).match(/^((?:made|created|edited|generated|written) (?:with|using) )[^]/iu);
+  return found ? software(start.slice(found[1].length)) : inFreeText(text);
 }
 
 const textOf = (value) => (typeof value === "string" ? value : "");

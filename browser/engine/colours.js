@@ -1,7 +1,7 @@
 // What a file says its colours mean, and the way from there to sRGB: detector/colours.py, with the same LittleCMS as
 // WebAssembly, which is loaded when a file asks for it.
 
-import { latin1 } from "./bytes.js";
+import { latin1, viewOf } from "./bytes.js";
 import { fromCodePoints, fromGamma } from "./profiles.js";
 import { loaded } from "./unloaded.js";
 
@@ -41,7 +41,7 @@ export async function conversion({ name, profile }, mode) {
   lcms ??= loaded(load());
   const { module, ...c } = await lcms;
   const opened = profile.length <= LARGEST ? module.cmsOpenProfileFromMem(profile, profile.length) : 0;
-  const said = name || describe(opened, module, c);
+  const said = name || (opened && describe(profile)) || "a profile without a name";
   const fails = { name: `${said}, which cannot be used`, isUsable: false };
   if (!opened) return fails;
   const input = { RGB: c.TYPE_RGBA_8, GRAY: c.TYPE_GRAY_8, CMYK: c.TYPE_CMYK_8 }[space];
@@ -61,9 +61,34 @@ export async function conversion({ name, profile }, mode) {
   return space === "CMYK" ? { name: said, isUsable: true } : undefined;
 }
 
-function describe(opened, module, c) {
-  const name = opened ? module.cmsGetProfileInfoASCII(opened, c.cmsInfoDescription, "en", "US") : "";
-  return [...name.replaceAll(/[\p{C}\p{Zl}\p{Zp}]/gu, " ").trim()].slice(0, 60).join("") || "a profile without a name";
+// A profile's own name, in one short line of printable characters.
+function describe(profile) {
+  const [name] = nameIn(profile).split("\0", 1);
+  return [...name.replaceAll(/[\p{C}\p{Zl}\p{Zp}]/gu, " ").trim()].slice(0, 60).join("");
+}
+
+// What the tag `desc` says, as Pillow has it: of several languages English, else the first; of the older form, which has
+// one, ASCII alone. LittleCMS as WebAssembly gives no letters but those of ASCII.
+function nameIn(profile) {
+  const view = viewOf(profile);
+  const tags = Array.from({ length: Math.min(view.getUint32(128), 100) }, (_, n) => 132 + 12 * n); // as LittleCMS reads
+  const tag = tags.find((place) => latin1(profile, place, place + 4) === "desc");
+  if (tag === undefined) return "";
+  const start = view.getUint32(tag + 4);
+  const end = Math.min(start + view.getUint32(tag + 8), profile.length);
+  const kind = latin1(profile, start, start + 4);
+  if (kind === "desc") {
+    const text = latin1(profile, start + 12, Math.min(start + 12 + view.getUint32(start + 8), end));
+    return /^[\0-\x7f]*$/.test(text) ? text : "";
+  }
+  if (kind !== "mluc") return "";
+  const names = [];
+  for (let place = start + 16; place + 12 <= end && names.length < view.getUint32(start + 8); place += 12) {
+    const at = start + view.getUint32(place + 8);
+    names.push([latin1(profile, place, place + 4), profile.subarray(at, at + view.getUint32(place + 4))]);
+  }
+  const english = names.find(([code]) => code === "en\0\0") ?? names.find(([code]) => code.startsWith("en"));
+  return new TextDecoder("utf-16be").decode((english ?? names[0])?.[1]);
 }
 
 function applyRgb(data, transform, module) {

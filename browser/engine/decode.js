@@ -35,10 +35,24 @@ async function decodeJpeg(bytes, notes) {
     libjpeg = undefined; // it has left through exit()
     throw broken(said[0] ?? "no pixels");
   }
-  if (!image || said.some((line) => /premature end of jpeg file/i.test(line))) throw broken("image file is truncated");
+  const isCut = said.some((line) => /premature end of jpeg file/i.test(line)) || (said.length && !hasEnd(bytes));
+  if (!image || isCut) throw broken("image file is truncated");
   if (said.length) notes.push(`damaged file (${said[0].replaceAll(/\d+ /g, "")}): part of the picture may be wrong`);
   if (image.data.length > LARGE) libjpeg = undefined;
   return { width: image.width, height: image.height, data: image.data, hasAlpha: false };
+}
+
+// Whether the end of the picture is marked behind its first scan. libjpeg says the first of its warnings alone, which need
+// not be that the file is cut.
+function hasEnd(bytes) {
+  const view = viewOf(bytes);
+  let place = 2;
+  while (place + 4 <= bytes.length && (bytes[place] !== 0xff || bytes[place + 1] !== 0xda)) {
+    const isSegment = bytes[place] === 0xff && bytes[place + 1] >= 0xc0 && bytes[place + 1] !== 0xff;
+    place = isSegment ? place + 2 + view.getUint16(place + 2) : place + 1; // bytes of nothing may lie between segments
+  }
+  for (place = bytes.indexOf(0xff, place); place >= 0; place = bytes.indexOf(0xff, place + 1)) if (bytes[place + 1] === 0xd9) return true;
+  return false;
 }
 
 // Without the segments that say what its colours mean and which side is up.

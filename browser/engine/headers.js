@@ -161,13 +161,13 @@ function readWebp(bytes) {
   return { ...header, animated: frames > 1 };
 }
 
-const BOXES = /^(meta|iprp|ipco)$/; // that hold others
+const BOXES = ["meta", "iprp"]; // that hold others, each in the one before: looked into nowhere else, it takes one pass
 
 function readAvif(bytes) {
   const view = viewOf(bytes);
   const [properties, associations] = [[], new Map()];
   let [primary, profile, frames, turns, isMirrored] = [undefined, undefined, 1, 0, false];
-  const read = (start, end) => {
+  const read = (start, end, depth) => {
     for (let place = start; place + 8 <= end;) {
       const [length, kind] = [view.getUint32(place), latin1(bytes, place + 4, place + 8)];
       const next = length >= 8 ? Math.min(place + length, end) : end; // 0: to the end
@@ -175,7 +175,7 @@ function readAvif(bytes) {
       if (kind === "pitm") primary = bytes[body] ? view.getUint32(body + 4) : view.getUint16(body + 4);
       if (kind === "ipma") readAssociations(body);
       if (kind === "ipco") for (let at = body; at + 8 <= next; at += Math.max(8, view.getUint32(at))) properties.push(at);
-      if (BOXES.test(kind)) read(kind === "meta" ? body + 4 : body, next);
+      if (kind === BOXES[depth]) read(kind === "meta" ? body + 4 : body, next, depth + 1);
       place = next;
     }
   };
@@ -191,7 +191,7 @@ function readAvif(bytes) {
       place += wide ? 2 * count : count;
     }
   };
-  read(0, bytes.length);
+  read(0, bytes.length, 0);
   const header = { mode: find(bytes, "auxiliary:alpha") < 0 ? "RGB" : "RGBA", sixteen: false };
   for (const number of associations.get(primary) ?? []) {
     const at = properties[number - 1];
@@ -200,6 +200,7 @@ function readAvif(bytes) {
     if (kind === "ispe") [header.width, header.height] = [view.getUint32(at + 12), view.getUint32(at + 16)];
     if (kind === "irot") turns = bytes[at + 8] & 3;
     if (kind === "imir") isMirrored = true;
+    if (kind === "av1C" && bytes[at + 10] & 0x10 && header.mode === "RGB") header.mode = "L"; // it has no colours
     if (kind === "colr" && /^(prof|rICC)$/.test(latin1(bytes, at + 8, at + 12))) profile = bytes.slice(at + 12, at + view.getUint32(at));
   }
   if (!header.width) throw broken("an AVIF without a size");
