@@ -3,7 +3,7 @@
 import csv
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,7 @@ from playwright.sync_api import Browser, Page, Route, expect
 
 from detector import Detector
 from detector.output import COLUMNS
+from detector.sources import find_pictures
 from tests.browsing import Visit, answer, wait_until
 from tests.models import exported
 from tests.serving import Server, make_model, sample
@@ -131,14 +132,14 @@ def test_no_spreadsheet_computes_what_follows_a_line_break(visit: Visit) -> None
 
 
 def test_of_a_folder_the_pictures_are_asked_about(visit: Visit, folder: Path) -> None:
-    visit.page.get_by_label("Choose a folder").set_input_files(folder)
+    choose_folder(visit, folder)
     for name in ("holiday/a.jpg", "holiday/inner/b.jpg"):
         expect(answer(visit.page, name).locator(".score").first).to_contain_text("Score")
     expect(visit.page.locator(".answer")).to_have_count(2)
     expect(visit.page.get_by_text("Passed over: 1 file that is no picture.").last).to_be_visible()
 
 
-def test_a_folder_can_be_dropped(visit: Visit, folder: Path) -> None:
+def drop(visit: Visit, folder: Path) -> None:
     box = visit.page.locator("#drop").bounding_box()
     assert box is not None
     devtools = visit.context.new_cdp_session(visit.page)
@@ -146,7 +147,41 @@ def test_a_folder_can_be_dropped(visit: Visit, folder: Path) -> None:
         data = {"items": [], "files": [str(folder)], "dragOperationsMask": 1}
         event = {"type": kind, "x": box["x"] + 20, "y": box["y"] + 20, "data": data}
         devtools.send("Input.dispatchDragEvent", event)
+
+
+def choose_folder(visit: Visit, folder: Path) -> None:
+    visit.page.get_by_label("Choose a folder").set_input_files(folder)
+
+
+def test_a_folder_can_be_dropped(visit: Visit, folder: Path) -> None:
+    drop(visit, folder)
     expect(visit.page.locator(".answer h3")).to_have_text(["holiday/a.jpg", "holiday/inner/b.jpg"])
+    expect(visit.page.locator(".waiting")).to_have_count(0)
+
+
+@pytest.mark.parametrize("give", [choose_folder, drop])
+def test_of_a_folder_the_pictures_are_those_of_the_shell_and_in_its_order(
+    visit: Visit, folder: Path, give: Callable[[Visit, Path], None]
+) -> None:
+    for name in ("B.jpg", "c.jpg", "inner.jpg", "inner/10.jpg", "._a.jpg", ".thumbs/t.jpg", "inner/.notes"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(JPEGS[0])
+    give(visit, folder)
+    pictures, _, others = find_pictures([str(folder)])
+    expect(visit.page.locator(".answer h3")).to_have_text(
+        [Path(name).relative_to(folder.parent).as_posix() for name in pictures]
+    )
+    assert others.total() == 1, "notes.txt"
+    expect(visit.page.get_by_text("Passed over: 1 file that is no picture.").last).to_be_visible()
+    expect(visit.page.locator(".waiting")).to_have_count(0)
+
+
+@pytest.mark.parametrize("give", [choose_folder, drop])
+def test_a_hidden_folder_that_is_chosen_itself_is_read(
+    visit: Visit, folder: Path, give: Callable[[Visit, Path], None]
+) -> None:
+    give(visit, folder.rename(folder.with_name(".holiday")))
+    expect(visit.page.locator(".answer h3")).to_have_text([".holiday/a.jpg", ".holiday/inner/b.jpg"])
     expect(visit.page.locator(".waiting")).to_have_count(0)
 
 
