@@ -11,8 +11,12 @@ addEventListener("install", (event) => {
 async function keep(cache, file) {
   const response = await fetch(file, { cache: "no-cache" });
   if (!response.ok) throw new Error(`${file}: ${response.status}`);
-  // some hosts send from index.html to ./, and browsers refuse to open a page with an answer that was redirected
-  await cache.put(file, response.redirected ? new Response(await response.blob(), { headers: response.headers }) : response);
+  // Some hosts send from index.html to ./, and browsers refuse to open a page with an answer that was redirected. Others
+  // say that their answers vary by anything, and caches refuse such an answer. A copy is neither.
+  if (!response.redirected && !response.headers.get("Vary")?.includes("*")) return cache.put(file, response);
+  const headers = new Headers(response.headers);
+  headers.delete("Vary");
+  return cache.put(file, new Response(await response.blob(), { headers }));
 }
 
 addEventListener("activate", (event) => {
@@ -22,5 +26,5 @@ addEventListener("activate", (event) => {
 
 addEventListener("fetch", (event) => {
   if (event.request.method !== "GET" || !event.request.url.startsWith(registration.scope)) return;
-  event.respondWith(caches.open(VERSION).then((cache) => cache.match(event.request, { ignoreSearch: true })).then((kept) => kept ?? fetch(event.request)));
+  event.respondWith(caches.open(VERSION).then((cache) => cache.match(event.request, { ignoreSearch: true, ignoreVary: true })).then((kept) => kept ?? fetch(event.request)));
 });

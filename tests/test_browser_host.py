@@ -10,7 +10,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
 from tests.browser_pictures import WIDE, saved
-from tests.browsing import Host, answer, payload
+from tests.browsing import Host, answer, payload, wait_until
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.long
@@ -23,6 +23,20 @@ def page(browser: Browser) -> Iterator[Page]:
     context = browser.new_context(service_workers="block")  # which would answer before a test can
     yield context.new_page()
     context.close()
+
+
+class Varying(http.server.SimpleHTTPRequestHandler):
+    """As hosts do that answer one address in several ways, or say so of every address."""
+
+    by = ""
+
+    def end_headers(self) -> None:
+        self.send_header("Vary", self.by)
+        super().end_headers()
+
+
+def varying(by: str) -> type:
+    return type("Varying", (Varying,), {"by": by})
 
 
 class Redirecting(http.server.SimpleHTTPRequestHandler):
@@ -86,15 +100,33 @@ def test_a_model_that_could_not_be_fetched_at_first_is_there_when_it_is_asked(pa
     expect(answer(page, "cat.jpg").locator(".verdict strong")).to_have_text("REAL", timeout=20_000)
 
 
-@pytest.mark.parametrize("files", [http.server.SimpleHTTPRequestHandler, Redirecting])
-def test_the_page_opens_a_second_time_by_either_address(browser: Browser, place: Path, files: type) -> None:
+@pytest.mark.parametrize(
+    "files",
+    [
+        http.server.SimpleHTTPRequestHandler,
+        Redirecting,
+        pytest.param(varying("Origin, Accept, User-Agent"), id="Vary"),
+        pytest.param(varying("*"), id="Vary: *"),
+    ],
+)
+def test_the_page_opens_and_answers_a_second_time_by_either_address(browser: Browser, place: Path, files: type) -> None:
     page = browser.new_page()
     with Host(place / "page", files) as host:
         page.goto(f"{host.url}index.html")
-        page.evaluate("navigator.serviceWorker.ready.then(() => true)")
+        wait_for_service_worker(page)
         page.goto("about:blank")
         host.shutdown()
     for address in (f"{host.url}index.html", host.url):
         page.goto(address)
-        expect(page.get_by_role("table")).to_be_visible()
+        page.get_by_label("Choose pictures").set_input_files(CAT)
+        expect(answer(page, "cat.jpg").locator(".verdict strong")).to_have_text("REAL", timeout=20_000)
     page.close()
+
+
+def wait_for_service_worker(page: Page) -> None:
+    """Until that of this very address keeps the page."""
+    is_there = """async () => {
+        const found = await navigator.serviceWorker.getRegistration();
+        return found?.active?.state === "activated" && found.scope === new URL(".", location).href;
+    }"""
+    wait_until(page, lambda: bool(page.evaluate(is_there)))
