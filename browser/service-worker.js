@@ -3,9 +3,10 @@
 
 const FILES = [];
 const VERSION = "";
+const CACHE = `${registration.scope} ${VERSION}`; // the host's other folders may have builds of this page too
 
 addEventListener("install", (event) => {
-  event.waitUntil(caches.open(VERSION).then((cache) => Promise.all(FILES.map((file) => keep(cache, file)))).then(() => skipWaiting()));
+  event.waitUntil(caches.open(CACHE).then((cache) => Promise.all(FILES.map((file) => keep(cache, file)))).then(() => skipWaiting()));
 });
 
 async function keep(cache, file) {
@@ -20,11 +21,11 @@ async function keep(cache, file) {
 }
 
 addEventListener("activate", (event) => {
-  const prefix = VERSION.slice(0, VERSION.indexOf(":") + 1); // pages beside this one may keep something too
-  event.waitUntil(caches.keys().then((names) => Promise.all(names.filter((name) => name.startsWith(prefix) && name !== VERSION).map((name) => caches.delete(name)))).then(() => clients.claim()));
+  const prefix = CACHE.slice(0, CACHE.lastIndexOf(":") + 1); // pages beside this one may keep something too
+  event.waitUntil(caches.keys().then((names) => Promise.all(names.filter((name) => name.startsWith(prefix) && name !== CACHE).map((name) => caches.delete(name)))).then(() => clients.claim()));
 });
 
 addEventListener("fetch", (event) => {
   if (event.request.method !== "GET" || !event.request.url.startsWith(registration.scope)) return;
-  event.respondWith(caches.open(VERSION).then((cache) => cache.match(event.request, { ignoreSearch: true, ignoreVary: true })).then((kept) => kept ?? fetch(event.request)));
+  event.respondWith(caches.open(CACHE).then((cache) => cache.match(event.request, { ignoreSearch: true, ignoreVary: true })).then((kept) => kept ?? fetch(event.request)));
 });

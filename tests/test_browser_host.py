@@ -1,6 +1,7 @@
 """The page that answers in the browser itself, where its host or the network does what it should not."""
 
 import http.server
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -130,3 +131,37 @@ def wait_for_service_worker(page: Page) -> None:
         return found?.active?.state === "activated" && found.scope === new URL(".", location).href;
     }"""
     wait_until(page, lambda: bool(page.evaluate(is_there)))
+
+
+def deploy(page: Path, version: str) -> None:
+    """Another release of the page, of the same model."""
+    worker = page / "service-worker.js"
+    worker.write_text(re.sub(r'(?<=const VERSION = "ai-art-detector:)\w+', version, worker.read_text()))
+
+
+def kept(page: Page) -> list[str]:
+    """The versions that this browser keeps."""
+    return sorted(name.rpartition(":")[2] for name in page.evaluate("caches.keys()"))
+
+
+def test_two_pages_of_one_host_keep_what_they_need_without_a_network(
+    browser: Browser, place: Path, tmp_path: Path
+) -> None:
+    stable = shutil.copytree(place / "page", tmp_path / "page")
+    shutil.copytree(stable, stable / "beta")
+    deploy(stable / "beta", "beta")
+    page = browser.new_page()
+    with Host(stable) as host:
+        for address in (host.url, f"{host.url}beta/"):
+            page.goto(address)
+            wait_for_service_worker(page)
+        assert len(kept(page)) == 2
+        deploy(stable, "newer")
+        page.goto(host.url)
+        wait_until(page, lambda: kept(page) == ["beta", "newer"])
+        page.goto("about:blank")
+        host.shutdown()
+    for address in (host.url, f"{host.url}beta/"):
+        page.goto(address)
+        expect(page.get_by_role("table")).to_be_visible()
+    page.close()
