@@ -3,6 +3,7 @@
 import { Retry } from "./retry.js";
 
 const FAILED = "a part of the page could not be loaded: try again, or reload it";
+const REPLACED = "the model was replaced meanwhile: save the answers, then reload the page";
 
 // A worker from a blob has the Content-Security-Policy of the page; one from an address has that of its own headers,
 // which a static host does not send.
@@ -54,9 +55,12 @@ function meet() {
 }
 
 async function answered(question, file) {
-  const { summary: { name, model_sha256: sha256 }, limit } = await meet();
+  const { summary: { name, model_sha256: sha256 } } = await meet();
   const { prediction, ...more } = await ask(question, file);
-  return { model: name, model_sha256: sha256, limit, ...more, prediction: { file: file.name || "pasted", error: null, ...prediction } };
+  // A worker that was started anew has the files of a new release, where there is one since the page was opened. What
+  // the page shows beside an answer, from the abstention band to the figures, is that of the model that it met.
+  if (more.model_sha256 !== sha256) throw new Error(REPLACED);
+  return { model: name, ...more, prediction: { file: file.name || "pasted", error: null, ...prediction } };
 }
 
 export const engine = {

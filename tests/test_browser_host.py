@@ -1,6 +1,7 @@
 """The page that answers in the browser itself, where its host or the network does what it should not."""
 
 import http.server
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -165,3 +166,57 @@ def test_two_pages_of_one_host_keep_what_they_need_without_a_network(
         page.goto(address)
         expect(page.get_by_role("table")).to_be_visible()
     page.close()
+
+
+# Made up: something in the page's worker fails, so that the next question starts another.
+FAIL = """() => {
+    const Real = Worker;
+    window.Worker = class extends Real {
+        constructor(...given) {
+            super(...given);
+            window.failNow = () => this.dispatchEvent(new ErrorEvent("error"));
+        }
+    };
+}"""
+
+
+def test_no_answer_of_a_new_release_is_given_as_one_of_the_model_that_the_page_names(
+    browser: Browser, place: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(place / "page", tmp_path / "page")
+    context = browser.new_context()
+    page = context.new_page()
+    page.add_init_script(f"({FAIL})()")
+    with Host(copy) as host:
+        page.goto(host.url)
+        wait_for_service_worker(page)
+        page.get_by_label("Choose pictures").set_input_files(CAT)
+        expect(answer(page, "cat.jpg").locator(".verdict strong")).to_have_text("REAL", timeout=20_000)
+
+        model = json.loads((copy / "model.json").read_text())
+        model["record"]["temperature"] *= 9
+        model["summary"]["model_sha256"] = "9" * 64
+        model["limit"] = "It is new."
+        (copy / "model.json").write_text(json.dumps(model))
+        deploy(copy, "newer")
+        other = context.new_page()
+        other.goto(host.url)
+        wait_until(other, lambda: kept(other) == ["newer"])
+        page.evaluate("failNow()")
+        page.get_by_role("button", name="Ship").click()
+        expect(answer(page, "ship.png")).to_contain_text(
+            "No answer: the model was replaced meanwhile: save the answers, then reload the page",
+            timeout=20_000,
+        )
+        page.get_by_role("button", name="Show the evidence in cat.jpg").click()
+        expect(page.locator("figcaption:visible")).to_contain_text("No evidence: the model was replaced meanwhile")
+
+        page.reload()
+        page.get_by_role("button", name="Ship").click()
+        expect(answer(page, "ship.png").locator(".score")).to_be_visible(timeout=20_000)
+        expect(answer(page, "ship.png")).to_contain_text("It is new.")
+        with page.expect_download() as download:
+            page.get_by_role("button", name="Save as CSV").click()
+        assert "9" * 64 in Path(download.value.path()).read_text()
+        host.shutdown()
+    context.close()

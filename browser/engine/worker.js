@@ -27,15 +27,16 @@ const ANSWERS = {
 
 let last = Promise.resolve();
 
-// data: {id, question, file}. One question at a time: two large pictures would take the memory of both.
+// data: {id, question, file}. One question at a time: two large pictures would take the memory of both. Each answer says
+// by which model it is.
 onmessage = ({ data: { id, question, file } }) => {
   last = last.then(async () => {
     try {
-      const { record } = await about;
+      const { record, summary: { model_sha256 }, limit } = await about;
       const bytes = new Uint8Array(await file.arrayBuffer());
       const one = await preprocess(bytes, record.input_size, record.fit);
       const claims = await readClaims(bytes);
-      postMessage({ id, answer: await ANSWERS[question]({ ...one, claims }) });
+      postMessage({ id, answer: { model_sha256, limit, ...await ANSWERS[question]({ ...one, claims }) } });
     } catch (error) {
       if (error instanceof Unloaded) giveUp();
       else postMessage({ id, problem: problemOf(error) });
