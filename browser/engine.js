@@ -4,6 +4,7 @@ import { Retry } from "./retry.js";
 
 const FAILED = "a part of the page could not be loaded: try again, or reload it";
 const REPLACED = "the model was replaced meanwhile: save the answers, then reload the page";
+const CANCELLED = "cancelled";
 
 // A worker from a blob has the Content-Security-Policy of the page; one from an address has that of its own headers,
 // which a static host does not send.
@@ -18,10 +19,9 @@ function start() {
   worker = new Worker(source, { type: "module" });
   worker.onmessage = ({ data: { id, answer, problem, isUnloaded } }) => {
     if (isUnloaded) return giveUp();
-    const { resolve, reject } = waiting.get(id);
+    if (problem) waiting.get(id)?.reject(new Error(problem)); // unless it was cancelled
+    else waiting.get(id)?.resolve(answer);
     waiting.delete(id);
-    if (problem) reject(new Error(problem));
-    else resolve(answer);
   };
   worker.onerror = giveUp;
 }
@@ -35,13 +35,26 @@ function giveUp() {
   waiting.clear();
 }
 
-export function ask(question, file) {
+// signal: ends the question. What the worker is doing for it goes on, unheard; what it has not begun, it passes over.
+export async function ask(question, file, signal) {
+  if (signal?.aborted) throw new Retry(CANCELLED);
   if (!worker) start();
   last += 1;
-  return new Promise((resolve, reject) => {
-    waiting.set(last, { resolve, reject });
-    worker.postMessage({ id: last, question, file });
-  });
+  const id = last;
+  const cancel = () => {
+    waiting.get(id)?.reject(new Retry(CANCELLED));
+    waiting.delete(id);
+    worker?.postMessage({ id });
+  };
+  signal?.addEventListener("abort", cancel);
+  try {
+    return await new Promise((resolve, reject) => {
+      waiting.set(id, { resolve, reject });
+      worker.postMessage({ id, question, file });
+    });
+  } finally {
+    signal?.removeEventListener("abort", cancel); // a signal is that of many questions
+  }
 }
 
 let met;
@@ -54,9 +67,9 @@ function meet() {
   return met;
 }
 
-async function answered(question, file) {
+async function answered(question, file, signal) {
   const { summary: { name, model_sha256: sha256 } } = await meet();
-  const { prediction, ...more } = await ask(question, file);
+  const { prediction, ...more } = await ask(question, file, signal);
   // A worker that was started anew has the files of a new release, where there is one since the page was opened. What
   // the page shows beside an answer, from the abstention band to the figures, is that of the model that it met.
   if (more.model_sha256 !== sha256) throw new Error(REPLACED);
@@ -70,8 +83,8 @@ export const engine = {
     const { summary, limits, limit } = await meet();
     return { models: [summary], limits, limit };
   },
-  async predict(file) {
-    const { prediction, ...rest } = await answered("predict", file);
+  async predict(file, model, signal) {
+    const { prediction, ...rest } = await answered("predict", file, signal);
     return { ...rest, predictions: [prediction] };
   },
   explain: (file) => answered("explain", file),

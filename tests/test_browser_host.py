@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.browser_pictures import WIDE, saved
 from tests.browsing import Host, answer, payload, wait_until
@@ -220,3 +220,50 @@ def test_no_answer_of_a_new_release_is_given_as_one_of_the_model_that_the_page_n
         assert "9" * 64 in Path(download.value.path()).read_text()
         host.shutdown()
     context.close()
+
+
+# What the worker says, by the number of its question
+LISTEN = """() => {
+    window.heard = [];
+    const Real = Worker;
+    window.Worker = class extends Real {
+        constructor(...given) {
+            super(...given);
+            this.addEventListener("message", ({ data: { id } }) => heard.push(id));
+        }
+    };
+}"""
+
+
+def test_cancel_ends_what_is_being_answered_and_what_waits_behind_it(page: Page, host: Host) -> None:
+    held: list[Route] = []
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.add_init_script(f"({LISTEN})()")
+    page.route("**/model.safetensors", lambda route: held.append(route))
+    page.goto(host.url)
+    page.get_by_label("Choose pictures").set_input_files([payload(f"{n}.jpg", WIDE_JPEG) for n in range(6)])
+    expect(page.get_by_text("0 of 6 answers")).to_be_visible()
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.get_by_text("No answer: cancelled")).to_have_count(6)
+    expect(page.get_by_role("status")).to_contain_text("6 pictures: 6 without an answer")
+
+    wait_until(page, lambda: bool(held))
+    held[0].continue_()
+    card = answer(page, "5.jpg")
+    card.get_by_role("button", name="Try again").click()
+    expect(card.locator(".score")).to_contain_text("Score", timeout=20_000)
+    expect(page.get_by_text("No answer: cancelled")).to_have_count(5)
+    assert set(page.evaluate("heard")) <= {1, 5}, "2 to 4 had not begun, and would have taken the time of the fifth"
+    assert errors == []
+
+
+def test_what_is_cancelled_before_it_is_asked_is_not_asked(page: Page, host: Host) -> None:
+    page.goto(host.url)
+    said = page.evaluate(
+        """async () => {
+            const { engine } = await import("./static/engine.js");
+            return engine.predict(new File([""], "a.jpg"), "", AbortSignal.abort()).catch(({ message }) => message);
+        }"""
+    )
+    assert said == "cancelled"

@@ -26,14 +26,21 @@ const ANSWERS = {
 };
 
 let last = Promise.resolve();
+const waiting = new Set(); // questions that are not begun
 
-// data: {id, question, file}. One question at a time: two large pictures would take the memory of both. Each answer says
-// by which model it is.
+// data: {id, question, file}, or {id} of a question that was cancelled. One at a time: two large pictures would take the
+// memory of both. Each answer says by which model it is.
 onmessage = ({ data: { id, question, file } }) => {
+  if (!question) {
+    waiting.delete(id);
+    return;
+  }
+  waiting.add(id);
   last = last.then(async () => {
     try {
       const { record, summary: { model_sha256 }, limit } = await about;
-      const bytes = new Uint8Array(await file.arrayBuffer());
+      const bytes = new Uint8Array(await file.arrayBuffer()); // meanwhile the worker hears what was cancelled
+      if (!waiting.delete(id)) return;
       const one = await preprocess(bytes, record.input_size, record.fit);
       const claims = await readClaims(bytes);
       postMessage({ id, answer: { model_sha256, limit, ...await ANSWERS[question]({ ...one, claims }) } });
