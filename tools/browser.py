@@ -133,6 +133,7 @@ def about_model() -> dict[str, Any]:
         "input_size": record.input_size,
         "abstention_band": record.abstention_band,
         "scale": detector.scale,
+        "limit": detector.limit,
         "test": record.test,
         "drift": None,
     }
