@@ -1,6 +1,8 @@
 """Five hundred pictures of every format that browsers open, the same ones each time."""
 
 import io
+import struct
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -11,6 +13,7 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageCms
 
 from detector.colours import PRIMARIES, SRGB_CURVE, matrix_profile
+from tests.claims import chunk
 from tests.conftest import ROOT
 from tests.serving import png_by_hand
 
@@ -161,6 +164,56 @@ def damaged(rng: np.random.Generator) -> Iterator[tuple[str, bytes]]:
     yield "tif", saved(picture(rng, 40, 40), "TIFF")
     yield "txt", b"no picture at all"
     yield "jpg", b""
+
+
+def lines(samples: np.ndarray, depth: int = 8) -> bytes:
+    """Samples, (height, width, channels), as the lines of a PNG, each as its difference from the one above."""
+    if depth < 8:
+        samples = np.packbits(np.unpackbits(samples, axis=2)[..., 8 - depth :].reshape(len(samples), -1), axis=1)
+    raw = np.frombuffer(samples.astype(">u2" if depth == 16 else np.uint8).tobytes(), np.uint8)
+    raw = raw.reshape(len(samples), -1)
+    return b"".join(b"\2" + line.tobytes() for line in np.diff(raw, axis=0, prepend=np.zeros_like(raw[:1])))
+
+
+def made(size: tuple[int, int], kind: int, *chunks: bytes, depth: int = 8, is_interlaced: bool = False) -> bytes:
+    """A PNG of chunk after chunk, with an IHDR for what it holds and an IEND."""
+    header = struct.pack(">IIBBBBB", *size, depth, kind, 0, 0, is_interlaced)
+    return b"".join([b"\x89PNG\r\n\x1a\n", chunk(b"IHDR", header), *chunks, chunk(b"IEND", b"")])
+
+
+def data_chunk(packed: bytes) -> bytes:
+    return chunk(b"IDAT", packed)
+
+
+def trailing() -> Iterator[tuple[str, bytes]]:
+    """What zlib packed, with more behind its end, or with an end that is missing or wrong."""
+    rng = np.random.default_rng(26)
+    noise = rng.integers(0, 256, (300, 300, 3), np.uint8)
+    packed, profile = zlib.compress(lines(noise)), zlib.compress(WIDE or b"")
+    turned = b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(b'<a tiff:Orientation="6">')
+    wrong = bytes([packed[-1] ^ 1])
+    for name, parts in {
+        "junk": [packed + b"junkjunk"],
+        "junk in a chunk of its own": [packed, b"junkjunk"],
+        "a stream behind": [packed + packed],
+        "end in pieces": [packed[:-2], packed[-2:-1], packed[-1:] + b"junk"],
+        "no checksum": [packed[:-4]],
+        "wrong checksum": [packed[:-1] + wrong],
+        "wrong checksum and junk": [packed[:-1] + wrong + b"junk"],
+        "too many pixels": [zlib.compress(lines(noise) + bytes(99)) + b"junk"],
+    }.items():
+        yield name, made((300, 300), 2, *map(data_chunk, parts))
+    for name, end in {"": b"", "junk": b"x", "more junk": bytes(70_000), "no checksum": profile[-4:]}.items():
+        for kind, body in ((b"iCCP", b"wide\0\0" + profile), (b"iTXt", turned)):
+            body = body[:-4] if name == "no checksum" else body + end
+            yield f"{kind.decode()} {name}", made((300, 300), 2, chunk(kind, body), data_chunk(packed))
+    broken = b"wide\0\0" + profile[:-1] + bytes([profile[-1] ^ 1])
+    yield "iCCP wrong checksum", made((300, 300), 2, chunk(b"iCCP", broken), data_chunk(packed))
+
+
+def crafted() -> list[Picture]:
+    """PNGs of kinds that no program writes every day; each must become the same input to the last bit."""
+    return [Picture(f"{name}.png", data, True) for name, data in trailing()]
 
 
 def all_pictures() -> list[Picture]:

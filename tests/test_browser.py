@@ -6,6 +6,7 @@ import json
 import re
 import struct
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from detector.preprocessed import Preprocessed
 from detector.released import DEFAULT
 from detector.session import score
 from tests import claims
-from tests.browser_pictures import Picture, all_pictures, picture, saved
+from tests.browser_pictures import Picture, all_pictures, crafted, picture, saved
 from tests.browsing import Host
 from tests.conftest import ROOT
 from tools.browser import BUILT
@@ -196,6 +197,21 @@ def test_what_python_refuses_is_refused(browser: Browser, page: Page, detector: 
     assert megabytes(browser, "VmHWM") - before < 200, "boxes in boxes, each read to its end, take a gigabyte"
 
 
+def test_png_of_every_kind_becomes_the_input_of_python(page: Page, detector: Detector) -> None:
+    pictures = crafted()
+    wrong: list[Any] = []
+    read_all = detector.preprocess_all([one.data for one in pictures])
+    for one, read, said in zip(pictures, read_all, ask(page, "preprocess", pictures), strict=True):
+        if isinstance(read, UserError) or "problem" in said:
+            if said.get("problem") != str(read):
+                wrong.append((one.name, str(read), said))
+            continue
+        pixels = np.frombuffer(base64.b64decode(said["pixels"]), np.uint8)
+        if said["notes"] != list(read.notes) or not np.array_equal(pixels.reshape(read.pixels.shape), read.pixels):
+            wrong.append((one.name, read.notes, said["notes"]))
+    assert wrong == []
+
+
 def test_the_occlusion_map_is_that_of_python(page: Page, detector: Detector) -> None:
     pictures = [
         Picture(name, (ROOT / "app/static/examples" / name).read_bytes()) for name in ("ship.png", "coffee.jpg")
@@ -218,6 +234,20 @@ def test_a_file_says_of_itself_what_it_says_to_python(page: Page) -> None:
         if "problem" in said or said["prediction"]["claims"] != expected:
             wrong.append((case.name, expected, said))
     assert wrong == []
+
+
+def test_a_packed_text_may_end_in_any_way(page: Page) -> None:
+    packed = zlib.compress(claims.PARAMETERS.encode())
+    ends = {"none": packed[:-4], "wrong": packed[:-1] + bytes([packed[-1] ^ 1]), "cut": packed[:-20]}
+    ends |= {f"{len(junk)} more": packed + junk for junk in (b"", b"x", bytes(70_000))}
+    files = []
+    for kind, start in ((b"zTXt", b"parameters\0\0"), (b"iTXt", b"parameters\0\1\0\0\0")):
+        for name, text in ends.items():
+            files.append(Picture(f"{kind.decode()} {name}", claims.png(claims.chunk(kind, start + text))))
+    for one, said in zip(files, ask(page, "predict", files), strict=True):
+        expected = [vars(claim) for claim in read_claims(one.data)]
+        assert said["prediction"]["claims"] == expected, one.name
+        assert bool(expected) == (not one.name.endswith("wrong"))
 
 
 # 20 seconds

@@ -5,7 +5,8 @@
 // that is not meant for them, are nothing. Every walk ends with the file, and of one part no more than LONGEST bytes are
 // taken, packed and unpacked.
 
-import { find, formatOf, inflateBeginning, joined, latin1, viewOf } from "./bytes.js";
+import { find, formatOf, joined, latin1, viewOf } from "./bytes.js";
+import { inflate } from "./inflate.js";
 import { LONGEST } from "./metadata.js";
 
 const MOST_ITEMS = 100; // of an AVIF; more is no photograph
@@ -65,7 +66,7 @@ async function pngText(kind, chunk) {
     for (let n = 0; n < 2; n += 1) rest = rest.subarray(rest.indexOf(0) + 1); // past language and translated keyword
   }
   if (!isPacked) return [keyword, rest];
-  return [keyword, method === 0 ? await inflateBeginning(rest, LONGEST).catch(() => undefined) : undefined];
+  return [keyword, method === 0 ? await inflate(rest, LONGEST).catch(() => undefined) : undefined];
 }
 
 function* jpegParts(bytes) {

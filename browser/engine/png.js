@@ -1,7 +1,8 @@
 // PNG, read without the browser's decoder, which converts colours, rounds 16 bits and multiplies by alpha: as Pillow
 // reads it, to the last bit.
 
-import { broken, inflate, latin1, viewOf } from "./bytes.js";
+import { broken, joined, latin1, viewOf } from "./bytes.js";
+import { inflate } from "./inflate.js";
 
 const CHANNELS = { 0: 1, 2: 3, 3: 1, 4: 2, 6: 4 }; // by colour type
 const DEPTHS = { 0: [1, 2, 4, 8, 16], 2: [8, 16], 3: [1, 2, 4, 8], 4: [8, 16], 6: [8, 16] };
@@ -130,22 +131,13 @@ export async function decodePng({ width, height, png }) {
 }
 
 async function unpack(parts, needed) {
-  const raw = new Uint8Array(needed);
-  const reader = new Blob(parts).stream().pipeThrough(new DecompressionStream("deflate")).getReader();
-  let place = 0;
+  let raw;
   try {
-    while (place < needed) {
-      const { done, value } = await reader.read();
-      if (done) break;
-      raw.set(value.subarray(0, needed - place), place);
-      place += value.length;
-    }
+    raw = await inflate(joined(parts), needed + 1); // one more, as zlib reads on to the checksum
   } catch {
-    if (place < needed) throw broken("its pixels cannot be unpacked");
-  } finally {
-    reader.cancel().catch(() => {});
+    throw broken("broken data stream when reading image file");
   }
-  if (place < needed) throw broken("image file is truncated");
+  if (raw.length < needed) throw broken("image file is truncated");
   return raw;
 }
 
