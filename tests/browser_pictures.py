@@ -21,6 +21,8 @@ from tests.serving import png_by_hand
 WIDE = matrix_profile(PRIMARIES[12][1], SRGB_CURVE)
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 STEEP = matrix_profile(PRIMARIES[1][1], (0, 1.8))
+XMP = b"XML:com.adobe.xmp\0"
+TEXT_OF_A_MB = chunk(b"zTXt", b"x\0\0" + zlib.compress(bytes(2**20)))
 
 
 @dataclass(frozen=True)
@@ -161,6 +163,8 @@ def damaged(rng: np.random.Generator) -> Iterator[tuple[str, bytes]]:
     place = png.index(b"pHYs") + 5
     yield "png", png[:place] + bytes([png[place] ^ 1]) + png[place + 1 :]
     yield "png", png[:200] + bytes([png[200] ^ 1]) + png[201:]
+    for last in (b"x", "é".encode()):  # with a letter more than 64 MB of text
+        yield "png", png[:-12] + TEXT_OF_A_MB * 64 + chunk(b"iTXt", b"x\0\0\0\0\0" + last) + png[-12:]
     yield "tif", saved(picture(rng, 40, 40), "TIFF")
     yield "txt", b"no picture at all"
     yield "jpg", b""
@@ -190,7 +194,7 @@ def trailing() -> Iterator[tuple[str, bytes]]:
     rng = np.random.default_rng(26)
     noise = rng.integers(0, 256, (300, 300, 3), np.uint8)
     packed, profile = zlib.compress(lines(noise)), zlib.compress(WIDE or b"")
-    turned = b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(b'<a tiff:Orientation="6">')
+    turned = XMP + b"\1\0\0\0" + zlib.compress(b'<a tiff:Orientation="6">')
     wrong = bytes([packed[-1] ^ 1])
     for name, parts in {
         "junk": [packed + b"junkjunk"],
@@ -211,9 +215,47 @@ def trailing() -> Iterator[tuple[str, bytes]]:
     yield "iCCP wrong checksum", made((300, 300), 2, chunk(b"iCCP", broken), data_chunk(packed))
 
 
+def texts() -> Iterator[tuple[str, bytes]]:
+    """Texts of PNG that turn a picture, and texts and profiles that are just short enough or too long to be read."""
+    noise = np.random.default_rng(27).integers(0, 256, (40, 30, 3), np.uint8)
+    pixels = data_chunk(zlib.compress(lines(noise)))
+    block = Image.Exif()
+    block[0x0112] = 6
+    digits = block.tobytes().hex()
+    profile = f"\nexif\n{len(digits) // 2:8}\n{digits[:72]}\n{digits[72:].upper()}\n".encode()
+    keyword, xmp = b"Raw profile type exif\0", b'<a tiff:Orientation="8">'
+    plain = chunk(b"tEXt", keyword + profile)
+    for name, chunks in {
+        "raw EXIF": [plain],
+        "packed raw EXIF": [chunk(b"zTXt", keyword + b"\0" + zlib.compress(profile))],
+        "international raw EXIF": [chunk(b"iTXt", keyword + b"\0\0\0\0" + profile)],
+        "raw EXIF and a chunk of EXIF": [chunk(b"eXIf", b"MM\0*\0\0\0\x08\0\0\0\0"), plain],
+        "raw EXIF and XMP": [chunk(b"tEXt", XMP + xmp), plain],
+        "broken raw EXIF and XMP": [chunk(b"tEXt", keyword + profile + b"x"), chunk(b"tEXt", XMP + xmp)],
+        "no raw EXIF, and XMP": [chunk(b"tEXt", keyword + profile[:15]), chunk(b"tEXt", XMP + xmp)],
+        "XMP in a packed text": [chunk(b"zTXt", XMP + b"\0" + zlib.compress(xmp))],
+        "XMP twice": [chunk(b"tEXt", XMP + xmp), chunk(b"iTXt", XMP + b"\0\0\0\0" + xmp.replace(b"8", b"3"))],
+        "XMP, and a broken one": [chunk(b"tEXt", XMP + xmp), chunk(b"iTXt", XMP + b"\1\0\0\0" + xmp)],
+        "texts that end early": [chunk(b"tEXt", b""), chunk(b"zTXt", b"x"), chunk(b"iTXt", XMP + b"\0\0en\0")],
+    }.items():
+        yield name, made((30, 40), 2, *chunks, pixels)
+        yield f"{name}, behind", made((30, 40), 2, pixels, *chunks)
+    for length in (2**20, 2**20 + 1):
+        packed = zlib.compress(bytes(length))
+        for kind, start in ((b"zTXt", b"x\0\0"), (b"iTXt", b"x\0\1\0\0\0"), (b"iCCP", b"x\0\0")):
+            yield f"{kind.decode()} of {length}", made((30, 40), 2, chunk(kind, start + packed), pixels)
+            yield f"{kind.decode()} of {length}, behind", made((30, 40), 2, pixels, chunk(kind, start + packed))
+    yield "texts of 64 MB", made((30, 40), 2, *[TEXT_OF_A_MB] * 64, pixels)
+    yield "profiles", made((30, 40), 2, *[chunk(b"iCCP", b"x\0\0" + zlib.compress(bytes(2**26)))] * 99, pixels)
+    for kind in (b"zTXt", b"iCCP"):
+        unknown = chunk(kind, b"x\0\1" + zlib.compress(b"x"))
+        yield f"{kind.decode()} packed in another way", made((30, 40), 2, unknown, pixels)
+        yield f"{kind.decode()} packed in another way, behind", made((30, 40), 2, pixels, unknown)
+
+
 def crafted() -> list[Picture]:
     """PNGs of kinds that no program writes every day; each must become the same input to the last bit."""
-    return [Picture(f"{name}.png", data, True) for name, data in trailing()]
+    return [Picture(f"{name}.png", data, True) for name, data in [*trailing(), *texts()]]
 
 
 def all_pictures() -> list[Picture]:

@@ -7,7 +7,12 @@ import { inflate } from "./inflate.js";
 const CHANNELS = { 0: 1, 2: 3, 3: 1, 4: 2, 6: 4 }; // by colour type
 const DEPTHS = { 0: [1, 2, 4, 8, 16], 2: [8, 16], 3: [1, 2, 4, 8], 4: [8, 16], 6: [8, 16] };
 const ADAM7 = [[0, 0, 8, 8], [4, 0, 8, 8], [0, 4, 4, 8], [2, 0, 4, 4], [0, 2, 2, 4], [1, 0, 2, 2], [0, 1, 1, 2]]; // x, y, and steps
-const MOST = { blocks: 1000, compressed: 100, parts: 100_000, text: 2 ** 26 }; // as in detector/costs.py
+const MOST = { blocks: 1000, compressed: 100, parts: 100_000 }; // as in detector/costs.py
+const MOST_UNPACKED = 2 ** 20; // bytes of a text or profile, as in Pillow
+const MOST_TEXT = 2 ** 26; // bytes of all texts
+const TEXTS = new Set(["tEXt", "zTXt", "iTXt"]);
+const [XMP, RAW_EXIF] = ["XML:com.adobe.xmp", "Raw profile type exif"];
+const READ = new Set([XMP, RAW_EXIF]); // of the keywords of texts
 
 const CRC = Int32Array.from({ length: 256 }, (_, byte) => {
   let value = byte;
@@ -26,9 +31,10 @@ function crc32(bytes) {
 export async function readPng(bytes) {
   const view = viewOf(bytes);
   const header = { animated: false, notes: [] };
-  const png = { parts: [] };
+  const png = { parts: [], letters: 0 };
   const counts = { blocks: 0, compressed: 0, parts: 0 };
-  let [place, kind, frames, isDefault, text] = [8, "", 1, true, undefined];
+  const texts = new Map();
+  let [place, kind, frames, isDefault] = [8, "", 1, true];
   let isNoted = false;
   while (kind !== "IEND") {
     if (place + 12 > bytes.length) {
@@ -52,19 +58,20 @@ export async function readPng(bytes) {
     else if (kind === "IDAT") png.parts.push(data);
     else if (kind === "acTL" && !png.parts.length) frames = viewOf(data).getUint32(0) || 1;
     else if (kind === "fcTL" && !png.parts.length) isDefault = false;
-    else if (kind === "iCCP") header.icc = await inflate(data.subarray(data.indexOf(0) + 2), MOST.text).catch(() => null);
+    else if (kind === "iCCP") header.icc = await readProfile(data, png);
     else if (kind === "sRGB") header.isSrgb = true;
     else if (kind === "gAMA") header.gamma = viewOf(data).getUint32(0) / 100000;
     else if (kind === "cHRM") header.chromaticities = Array.from({ length: 8 }, (_, n) => viewOf(data).getUint32(4 * n) / 100000);
     else if (kind === "cICP" && length === 4 && !png.parts.length) header.cicp = [...data];
     else if (kind === "eXIf") header.exif = data;
-    else if (kind === "iTXt" && latin1(data, 0, 18) === "XML:com.adobe.xmp\0") text = data;
+    else if (TEXTS.has(kind)) await readText(kind, data, png, texts);
     else if (kind === "fdAT" && png.parts.length) header.hasFrames = true;
     place = end + 4;
   }
   if (!png.depth || !png.parts.length) throw new RangeError("no pixels");
   if (frames > 1 || (header.hasFrames && isDefault)) header.animated = true;
-  if (text) header.xmp = await readText(text).catch(() => undefined);
+  header.xmp = texts.get(XMP);
+  header.exif ??= fromHex(texts.get(RAW_EXIF));
   return { ...header, png };
 }
 
@@ -95,11 +102,57 @@ function readTransparency(type, data) {
   return data;
 }
 
-async function readText(data) {
-  const isCompressed = data[18];
-  let start = data.indexOf(0, 20) + 1; // past the language
-  start = data.indexOf(0, start) + 1; // and the translated keyword
-  return new TextDecoder().decode(isCompressed ? await inflate(data.subarray(start), MOST.text) : data.subarray(start));
+const afterZero = (data) => data.subarray(data.indexOf(0) + 1);
+
+function readProfile(data, png) {
+  const rest = afterZero(data);
+  checkMethod(rest[0], "iCCP", png);
+  return unpackText(rest.subarray(1));
+}
+
+// Sets a text of READ in `texts`, by its keyword, in Latin letters: no others matter in it. The last one counts. Each is
+// unpacked, to refuse what Pillow refuses.
+async function readText(kind, data, png, texts) {
+  const end = data.includes(0) ? data.indexOf(0) : data.length;
+  let text = data.subarray(end + 1);
+  if (kind === "zTXt") {
+    checkMethod(text[0], kind, png);
+    text = (await unpackText(text.subarray(1))) ?? new Uint8Array();
+  } else if (kind === "iTXt") {
+    const [isPacked, method] = text;
+    const language = text.subarray(2);
+    const translated = afterZero(language); // the keyword
+    if (!language.includes(0) || !translated.includes(0)) return;
+    text = afterZero(translated);
+    if (isPacked) text = method === 0 ? await unpackText(text) : null;
+    if (!text) return;
+  }
+  png.letters += kind === "iTXt" ? text.reduce((sum, byte) => sum + ((byte & 0xc0) !== 0x80), 0) : text.length; // of UTF-8 or Latin-1
+  if (png.letters > MOST_TEXT) throw broken("more than 64 MB of text");
+  const keyword = latin1(data, 0, Math.min(end, 80));
+  if (READ.has(keyword)) texts.set(keyword, new TextDecoder("latin1").decode(text));
+}
+
+// As Pillow refuses it: before the pixels it takes the file for none that it can read.
+function checkMethod(method, kind, png) {
+  if (!method) return;
+  if (!png.parts.length) throw new RangeError("packed in an unknown way");
+  throw broken(`Unknown compression method ${method} in ${kind} chunk`);
+}
+
+// null where it is broken
+async function unpackText(packed) {
+  const text = await inflate(packed, MOST_UNPACKED + 1).catch(() => null);
+  if (text?.length > MOST_UNPACKED) throw broken("Decompressed data too large for PngImagePlugin.MAX_TEXT_CHUNK");
+  return text;
+}
+
+// EXIF as ImageMagick writes it into a text: after three line breaks, in hexadecimal digits.
+function fromHex(text) {
+  if (!text) return undefined;
+  const digits = text.split("\n").slice(3).join("").replaceAll(/[ \t\r\v\f]/g, "");
+  if (digits.length % 2 || /[^0-9a-f]/i.test(digits)) return Uint8Array.of(0); // broken EXIF
+  return Uint8Array.from({ length: digits.length / 2 }, (_, n) => parseInt(digits.slice(2 * n, 2 * n + 2), 16));
 }
 
 // The pixels of a PNG that was read: RGBA, not multiplied by alpha, and whether there is any alpha. Rejects where they
