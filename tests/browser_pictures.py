@@ -22,12 +22,14 @@ WIDE = matrix_profile(PRIMARIES[12][1], SRGB_CURVE)
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 STEEP = matrix_profile(PRIMARIES[1][1], (0, 1.8))
 XMP = b"XML:com.adobe.xmp\0"
+# where each pass begins, and its steps: x, y, x, y
+ADAM7 = (0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)
 TEXT_OF_A_MB = chunk(b"zTXt", b"x\0\0" + zlib.compress(bytes(2**20)))
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A file, and whether it is a PNG of 32 px, which must become the same input to the last bit."""
+    """A file, and whether it is a PNG, which must become the same input to the last bit."""
 
     name: str
     data: bytes
@@ -253,14 +255,50 @@ def texts() -> Iterator[tuple[str, bytes]]:
         yield f"{kind.decode()} packed in another way, behind", made((30, 40), 2, pixels, unknown)
 
 
+def layouts() -> Iterator[tuple[str, bytes]]:
+    """Interlaced PNGs (ADAM7) of each kind of pixel, animations, and palettes and colours that are not all there."""
+    rng = np.random.default_rng(28)
+    for depth, kind, channels in (
+        *[(depth, 0, 1) for depth in (1, 2, 4, 8, 16)],
+        *[(depth, 3, 1) for depth in (1, 2, 4, 8)],
+        *[(depth, kind, channels) for depth in (8, 16) for kind, channels in ((2, 3), (4, 2), (6, 4))],
+    ):
+        for width, height in ((32, 32), (45, 61), (1, 1), (3, 2), (5, 9)):
+            samples = rng.integers(0, 2**depth, (height, width, channels), np.uint16)
+            if depth <= 8:
+                samples = samples.astype(np.uint8)
+            palettes = [chunk(b"PLTE", rng.bytes(3 * 2**depth))] if kind == 3 else []
+            passes = [samples[y::dy, x::dx] for x, y, dx, dy in ADAM7]
+            pixels = data_chunk(zlib.compress(b"".join(lines(part, depth) for part in passes if part.size)))
+            name = f"interlaced {depth} {kind} {width}x{height}"
+            yield name, made((width, height), kind, *palettes, pixels, depth=depth, is_interlaced=True)
+    for mode in ("RGB", "RGBA", "L", "P"):
+        one, *others = (picture(rng, 40, 32) for _ in range(3))
+        one = transparent(rng, one) if mode == "RGBA" else one.convert(mode)
+        for has_cover in (False, True):
+            options = {"save_all": True, "append_images": others, "default_image": has_cover}
+            yield f"animated {mode} {has_cover}", saved(one, "PNG", **options)
+    steps = np.arange(256, dtype=np.uint8).reshape(16, 16, 1)
+    pixels = data_chunk(zlib.compress(lines(steps)))
+    for length in (5, 200):
+        palette = chunk(b"PLTE", rng.bytes(3 * length))
+        yield f"palette of {length}", made((16, 16), 3, palette, pixels)
+        yield f"palette of {length}, clear", made((16, 16), 3, palette, chunk(b"tRNS", rng.bytes(150)), pixels)
+    few = data_chunk(zlib.compress(lines(steps // 64, 2)))
+    for clear in (85, 0x155, 0xFF55):
+        seen = chunk(b"tRNS", struct.pack(">H", clear))
+        yield f"grey, {clear:x} clear", made((16, 16), 0, seen, pixels)
+        yield f"four greys, {clear:x} clear", made((16, 16), 0, seen, few, depth=2)
+
+
 def crafted() -> list[Picture]:
-    """PNGs of kinds that no program writes every day; each must become the same input to the last bit."""
-    return [Picture(f"{name}.png", data, True) for name, data in [*trailing(), *texts()]]
+    """PNGs of kinds that few programs write."""
+    return [Picture(f"{name}.png", data, True) for name, data in [*trailing(), *texts(), *layouts()]]
 
 
 def all_pictures() -> list[Picture]:
     rng = np.random.default_rng(25)
     pictures = [Picture(f"{number}.png", data, True) for number, data in enumerate(exact_pngs(rng))]
     for kind, data in [*other_files(rng), *damaged(rng)]:
-        pictures.append(Picture(f"{len(pictures)}.{kind}", data))
+        pictures.append(Picture(f"{len(pictures)}.{kind}", data, kind == "png"))
     return pictures

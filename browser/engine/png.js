@@ -227,7 +227,7 @@ function painter(png, data) {
   const isSeen = hasAlpha(png) && transparency ? viewOf(transparency) : undefined;
   if (type === 0) {
     let clear = isSeen ? isSeen.getUint16(0) : -1;
-    if (depth === 1 && isSeen) clear = clear ? 255 : 0;
+    if (isSeen) clear = depth > 1 ? clear & 255 : clear && 255;
     return (line, count, to, step) => {
       for (let n = 0, at = to; n < count; n += 1, at += step) {
         const grey = depth < 8 ? scale * sample(line, n, depth) : line[n * wide];
@@ -260,9 +260,8 @@ function painter(png, data) {
 const sample = (line, n, depth) => (line[(n * depth) >> 3] >> (8 - depth - ((n * depth) & 7))) & ((1 << depth) - 1);
 
 function paintPalette({ depth, palette = new Uint8Array(), transparency = new Uint8Array() }, data) {
-  const colours = new Uint8Array(1024);
+  const colours = new Uint8Array(1024); // of a short palette, the rest is black
   for (let n = 0; n < 256; n += 1) {
-    colours.fill(n, 4 * n, 4 * n + 3); // of a short palette, the rest are greys
     colours.set(palette.subarray(3 * n, 3 * n + 3), 4 * n);
     colours[4 * n + 3] = transparency[n] ?? 255;
   }
