@@ -291,9 +291,48 @@ def layouts() -> Iterator[tuple[str, bytes]]:
         yield f"four greys, {clear:x} clear", made((16, 16), 0, seen, few, depth=2)
 
 
+def orientations() -> Iterator[tuple[str, bytes]]:
+    """EXIF that turns a picture, in every way to write a number that Pillow reads, and in some that it does not."""
+    noise = np.random.default_rng(29).integers(0, 256, (40, 30, 3), np.uint8)
+    pixels = data_chunk(zlib.compress(lines(noise)))
+    xmp = chunk(b"tEXt", XMP + b'<a tiff:Orientation="8">')
+
+    def turned(*entries: tuple[int, int, bytes], head: bytes = b"II*\0") -> bytes:
+        """entries: type, count and values."""
+        order = ">" if head[:1] == b"M" else "<"
+        block, values = struct.pack(f"{order}4sIH", head, 8, len(entries)), b""
+        for kind, count, value in entries:
+            place = 14 + 12 * len(entries) + len(values)
+            here = value.ljust(4, b"\0") if len(value) <= 4 else struct.pack(f"{order}I", place)
+            block += struct.pack(f"{order}HHI", 0x0112, kind, count) + here
+            values += value if len(value) > 4 else b""
+        return made((30, 40), 2, chunk(b"eXIf", block + bytes(4) + values), xmp, pixels)
+
+    for head in (b"MM\0*", b"MM*\0", b"MM\0+", b"II*\0", b"II\0*", b"II+\0", b"IM*\0"):
+        value = struct.pack(">H" if head[:1] == b"M" else "<H", 6)
+        yield f"orientation {head!r}", turned((3, 1, value), head=head)
+    for kind, form in {
+        **{1: "B", 2: "B", 3: "H", 4: "I", 5: "II", 6: "b", 7: "B", 8: "h", 9: "i", 10: "ii", 11: "f", 12: "d"},
+        **{0: "H", 13: "I", 14: "H", 16: "Q", 17: "q", 18: "Q"},
+    }.items():
+        values = [struct.pack(f"<{form}", *(number, 1)[: len(form)]) for number in (6, 3)]
+        for count in range(3):
+            yield f"orientation of type {kind}, {count}", turned((kind, count, b"".join(values[:count])))
+    yield "orientation of 6.5", turned((11, 1, struct.pack("<f", 6.5)))
+    yield "orientation of 12/2", turned((5, 1, struct.pack("<II", 12, 2)))
+    yield "orientation of 6/0", turned((5, 1, struct.pack("<II", 6, 0)))
+    yield "orientation of -6", turned((8, 1, struct.pack("<h", -6)))
+    yield "orientation of more values than there are", turned((3, 9, b"\6\0\3\0\1\0"))
+    for end in (4, 7, 8, 9, 10, 14, 21, 22):
+        block = b"II*\0\x08\0\0\0\1\0\x12\1\3\0\1\0\0\0\6\0\0\0"[:end]
+        yield f"orientation in {end} bytes", made((30, 40), 2, chunk(b"eXIf", block), xmp, pixels)
+    yield "two orientations", turned((3, 1, b"\6\0"), (3, 1, b"\3\0"))
+    yield "two orientations, one of them unknown", turned((15, 1, b"\6\0"), (3, 1, b"\3\0"))
+
+
 def crafted() -> list[Picture]:
     """PNGs of kinds that few programs write."""
-    return [Picture(f"{name}.png", data, True) for name, data in [*trailing(), *texts(), *layouts()]]
+    return [Picture(f"{name}.png", data, True) for name, data in [*trailing(), *texts(), *layouts(), *orientations()]]
 
 
 def all_pictures() -> list[Picture]:
