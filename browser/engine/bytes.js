@@ -34,30 +34,6 @@ export function joined(parts) {
   return whole;
 }
 
-// What is packed by zlib. Rejects where it is broken.
-export async function inflate(bytes, most = Infinity) {
-  const whole = await inflateBeginning(bytes, most + 1);
-  if (whole.length > most) throw new Error("more than it may unpack to");
-  return whole;
-}
-
-// The first bytes of what is packed by zlib. Rejects where it is broken before there are so many.
-export async function inflateBeginning(bytes, most) {
-  const reader = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate")).getReader();
-  const parts = [];
-  try { // not every browser iterates over a stream
-    for (let size = 0; size < most;) {
-      const { done, value } = await reader.read();
-      if (done) break;
-      parts.push(value);
-      size += value.length;
-    }
-  } finally {
-    reader.cancel().catch(() => {});
-  }
-  return joined(parts).subarray(0, most);
-}
-
 // The place of a text in bytes, from `start` and before `end`; -1 where it is not.
 export function find(bytes, text, start = 0, end = bytes.length) {
   const codes = [...text].map((letter) => letter.charCodeAt(0));
