@@ -191,7 +191,7 @@ def test_no_answer_of_a_new_release_is_given_as_one_of_the_model_that_the_page_n
         page.goto(host.url)
         wait_for_service_worker(page)
         page.get_by_label("Choose pictures").set_input_files(CAT)
-        expect(answer(page, "cat.jpg").locator(".verdict strong")).to_have_text("REAL", timeout=20_000)
+        expect(answer(page, "cat.jpg").locator(".verdict strong")).to_have_text("REAL", timeout=60_000)
 
         model = json.loads((copy / "model.json").read_text())
         model["record"]["temperature"] *= 9
@@ -206,14 +206,15 @@ def test_no_answer_of_a_new_release_is_given_as_one_of_the_model_that_the_page_n
         page.get_by_role("button", name="Ship").click()
         expect(answer(page, "ship.png")).to_contain_text(
             "No answer: the model was replaced meanwhile: save the answers, then reload the page",
-            timeout=20_000,
+            timeout=60_000,
         )
         page.get_by_role("button", name="Show the evidence in cat.jpg").click()
-        expect(page.locator("figcaption:visible")).to_contain_text("No evidence: the model was replaced meanwhile")
+        said = page.locator("figcaption:visible")
+        expect(said).to_contain_text("No evidence: the model was replaced meanwhile", timeout=60_000)
 
         page.reload()
         page.get_by_role("button", name="Ship").click()
-        expect(answer(page, "ship.png").locator(".score")).to_be_visible(timeout=20_000)
+        expect(answer(page, "ship.png").locator(".score")).to_be_visible(timeout=60_000)
         expect(answer(page, "ship.png")).to_contain_text("It is new.")
         with page.expect_download() as download:
             page.get_by_role("button", name="Save as CSV").click()
@@ -252,7 +253,7 @@ def test_cancel_ends_what_is_being_answered_and_what_waits_behind_it(page: Page,
     held[0].continue_()
     card = answer(page, "5.jpg")
     card.get_by_role("button", name="Try again").click()
-    expect(card.locator(".score")).to_contain_text("Score", timeout=20_000)
+    expect(card.locator(".score")).to_contain_text("Score", timeout=60_000)
     expect(page.get_by_text("No answer: cancelled")).to_have_count(5)
     assert set(page.evaluate("heard")) <= {1, 5}, "2 to 4 had not begun, and would have taken the time of the fifth"
     assert errors == []
