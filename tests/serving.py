@@ -196,6 +196,11 @@ def rest(connection: socket.socket) -> str:
         return received.decode()
 
 
+def megabytes(process: int, which: str) -> float:
+    """The memory of a process; which: VmRSS, now, or VmHWM, at most so far."""
+    return int(re.findall(rf"{which}:\s+(\d+)", Path(f"/proc/{process}/status").read_text())[0]) / 1000
+
+
 def until(condition: Any, seconds: float = 5, sleep: Callable[[float], None] = time.sleep) -> None:
     end = time.monotonic() + seconds
     while not condition():

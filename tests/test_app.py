@@ -40,6 +40,7 @@ from tests.serving import (
     environment,
     files,
     make_model,
+    megabytes,
     png_by_hand,
     refused,
     rest,
@@ -196,8 +197,7 @@ def test_a_body_is_refused_while_it_streams_in_and_never_held_whole(model: Path)
 
     with Server(model, max_bytes=5_000_000) as server:
         assert server.ask(*PICTURES).status_code == 200
-        status = Path(f"/proc/{server.process.pid}/status")
-        before = int(re.search(r"VmHWM:\s+(\d+)", status.read_text())[1])  # type: ignore[index]
+        before = megabytes(server.process.pid, "VmHWM")
         headers = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
         larger = body(bytes(9_000_000))
         response = server.client.post(
@@ -206,8 +206,7 @@ def test_a_body_is_refused_while_it_streams_in_and_never_held_whole(model: Path)
         assert refused(response, 413) == "file 1 is larger than 5 MB"
         with contextlib.suppress(httpx.TransportError):  # who sends on and on may lose the answer
             assert refused(server.client.post("/v1/predict", content=endless(), headers=headers), 413)
-        after = int(re.search(r"VmHWM:\s+(\d+)", status.read_text())[1])  # type: ignore[index]
-        assert after - before < 30_000, "kB"
+        assert megabytes(server.process.pid, "VmHWM") - before < 30
 
         said = rest(begin(server, b"", length=10**10))
         assert (said.split(" ")[1], PROBLEM in said) == ("413", True)

@@ -28,6 +28,7 @@ from tests import claims
 from tests.browser_pictures import WIDE, Picture, all_pictures, crafted, picture, saved
 from tests.browsing import Host
 from tests.conftest import ROOT
+from tests.serving import megabytes
 from tools.browser import BUILT
 from tools.small_model import shrink
 
@@ -178,11 +179,10 @@ def test_unusual_pictures_get_the_answers_of_python(page: Page, detector: Detect
     )
 
 
-def megabytes(browser: Browser, which: str) -> float:
-    """Of the largest of the browser's processes for pages; which: VmRSS, now, or VmHWM, at most so far."""
+def megabytes_of_page(browser: Browser, which: str) -> float:
+    """Of the largest of the browser's processes for pages; which: VmRSS or VmHWM."""
     processes = browser.new_browser_cdp_session().send("SystemInfo.getProcessInfo")["processInfo"]
-    pages = [Path(f"/proc/{process['id']}/status") for process in processes if process["type"] == "renderer"]
-    return max(int(re.findall(rf"{which}:\s+(\d+)", path.read_text())[0]) for path in pages) / 1000
+    return max(megabytes(process["id"], which) for process in processes if process["type"] == "renderer")
 
 
 def test_what_python_refuses_is_refused(browser: Browser, page: Page, detector: Detector) -> None:
@@ -190,9 +190,9 @@ def test_what_python_refuses_is_refused(browser: Browser, page: Page, detector: 
     boxes = struct.pack(">4x4s4x", b"meta") + struct.pack(">4x4s", b"iprp") + 40_000 * struct.pack(">4x4s", b"ipco")
     pictures = [Picture("half.jpg", half), Picture("boxes.avif", struct.pack(">I8s4x", 16, b"ftypavif") + boxes)]
     assert [type(one) for one in detector.preprocess_all([one.data for one in pictures])] == [UserError, UserError]
-    before = megabytes(browser, "VmHWM")
+    before = megabytes_of_page(browser, "VmHWM")
     assert ["problem" in one for one in ask(page, "preprocess", pictures)] == [True, True]
-    assert megabytes(browser, "VmHWM") - before < 200, "boxes in boxes, each read to its end, take a gigabyte"
+    assert megabytes_of_page(browser, "VmHWM") - before < 200, "boxes in boxes, each read to its end, take a gigabyte"
 
 
 def test_png_of_every_kind_becomes_the_input_of_python(page: Page, detector: Detector) -> None:
@@ -318,9 +318,9 @@ def test_memory_does_not_grow_with_the_number_of_pictures(browser: Browser, page
     rng = np.random.default_rng(0)
     several = [Picture(f"{n}.jpg", saved(picture(rng, 900, 700), "JPEG")) for n in range(4)]
     ask(page, "predict", several * 50)  # until it takes no more for what waits to be collected
-    before = megabytes(browser, "VmRSS")
+    before = megabytes_of_page(browser, "VmRSS")
     ask(page, "predict", several * 25)
-    assert megabytes(browser, "VmRSS") - before < 60, "100 pictures of 2.5 MB"
+    assert megabytes_of_page(browser, "VmRSS") - before < 60, "100 pictures of 2.5 MB"
 
 
 def test_the_first_visit_fetches_at_most_20_megabytes(place: Path) -> None:

@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import os
-import re
 import signal
 import socket
 import time
@@ -18,7 +17,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from detector.record import ExportedRecord
-from tests.serving import Server, begin, body, files, make_model, refused, rest, sample, until
+from tests.serving import Server, begin, body, files, make_model, megabytes, refused, rest, sample, until
 
 PICTURE = sample(2)[0]
 linux = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="Linux alone shows what a process has")
@@ -113,21 +112,17 @@ def test_it_is_not_ready_while_nothing_decodes(server: Server) -> None:
 @linux
 def test_files_of_who_goes_away_do_not_stay_in_memory(model: Path) -> None:
     with Server(model, threads=1, max_requests=20) as server:
-
-        def megabytes() -> float:
-            status = Path(f"/proc/{server.process.pid}/status").read_text()
-            return int(re.findall(r"VmRSS:\s+(\d+)", status)[0]) / 1e3
-
-        before = megabytes()
+        pid = server.process.pid
+        before = megabytes(pid, "VmRSS")
         with nothing_decodes(server):
             waiting = begin(server, body(PICTURE))
             begun = body(bytes(10_000_000), PICTURE)[:-500]  # a whole file, and some of another
             gone = [begin(server, begun, len(begun) + 500) for _ in range(10)]
-            until(lambda: megabytes() - before > 95, 20)
+            until(lambda: megabytes(pid, "VmRSS") - before > 95, 20)
             for connection in gone:
                 connection.close()
             until(lambda: server.metrics()["detector_requests_in_flight"] == 2, 20)  # what waits, and the one that asks
-            until(lambda: megabytes() - before < 50)
+            until(lambda: megabytes(pid, "VmRSS") - before < 50)
         assert rest(waiting).split(" ")[1] == "200"
 
 

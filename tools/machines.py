@@ -106,32 +106,35 @@ def find_same(runs: list[Run], results: Collection[str], queued: Collection[str]
         wanted = apply(run) if contents else {}
         equal = [commit for commit, found in contents.items() if all(found[name] == wanted[name] for name in run)]
         if not inventories.keys().isdisjoint(equal):
-            here = inventory(wanted.get("params.yaml") or load_params(), known)
-            equal = [commit for commit in equal if holds(inventories.get(commit, here), here)]
+            now = inventory(wanted.get("params.yaml") or load_params(), known)
+            equal = [commit for commit in equal if holds(inventories.get(commit, now), now)]
         same.append(next(iter(equal), None))
     return same
 
 
 def inventory(params: Any, known: dict[Path, dict[str, Any]]) -> dict[Path, dict[str, Any]]:
     """Return what the first stage writes of the data and the pretrained weights of a run, by the file that it writes,
-    without those that are not here. `known` are data that were read before."""
+    without those that are not here. `known` are files and data that were read before."""
 
-    def digests(name: str, entry: dict[str, Any]) -> dict[str, Any]:
+    def data_digests(name: str, entry: dict[str, Any]) -> dict[str, Any]:
         found = find_data(name, entry)
         if found and found not in known:
             known[found] = fingerprint(name, found)
         return known[found] if found else {}
 
-    name, pretrained, weights = params["dataset"], model_entry(params)["pretrained"], {}
-    if isinstance(pretrained, str) and (repository() / pretrained).exists():
+    def weights_digests(pretrained: bool | str) -> dict[str, Any]:
+        if not isinstance(pretrained, str) or not (repository() / pretrained).exists():
+            return {}
         path = weights_path(pretrained)
-        weights = {
-            key: file_sha256(file)
-            for key, file in {"sha256": path, "licence_sha256": licence_beside(path)}.items()
-            if file
-        }
-    data = digests(name, dataset_entry(params))
-    external = {name: digests(name, entry) for name, entry in external_entries(params).items()}
+        assert path is not None
+        if path not in known:
+            files = {"sha256": path, "licence_sha256": licence_beside(path)}
+            known[path] = {key: file_sha256(file) for key, file in files.items() if file}
+        return known[path]
+
+    name, weights = params["dataset"], weights_digests(model_entry(params)["pretrained"])
+    data = data_digests(name, dataset_entry(params))
+    external = {other: data_digests(other, entry) for other, entry in external_entries(params).items()}
     return {FINGERPRINT: {"dataset": name, **data} if data else {}, EXTERNAL: external, PRETRAINED: weights}
 
 
