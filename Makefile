@@ -7,7 +7,7 @@ INSTALL = .venv/bin/python -m pip install --disable-pip-version-check --no-deps
 DEMO ?= -S dataset=sample -S model=small_resnet -S train.selective_accuracy=0.9 -S evaluate.explained=100
 # The metrics that matter, and every parameter in which experiments differ.
 COMPARE = .venv/bin/dvc exp show --md --only-changed --sort-by accuracy --sort-order desc --hide-workspace \
-	--drop '(?!(params.yaml:)?(Experiment|model|dataset|seed|accuracy|auroc|fake_recall|real_recall|ece|seconds|prepare\..*|train\..*|evaluate\..*|models\..*)$$)'
+	--drop '(?!(params.yaml:)?(Experiment|model|dataset|seed|accuracy|auroc|fake_recall|real_recall|ece|seconds|datasets\..*|prepare\..*|train\..*|evaluate\..*|models\..*)$$)'
 
 # DVC starts the stages with `python`: let that be .venv's.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -46,6 +46,10 @@ sweep: .venv/.run-time ## Queue a grid of experiments, run it, retry what failed
 
 release: .venv/.run-time ## Release a model to every clone: make release MODEL=vit_tiny EXP=NAME, or without EXP the work tree's
 	@.venv/bin/python -m tools.release $(MODEL) $(EXP)
+
+# As it was given: make would replace a $ in the name of a picture, and run what stands in a $(shell ...).
+override PICTURES := $(value PICTURES)
+export PICTURES
 
 ask: .venv/.ask ## Ask the released model about pictures, without torch and DVC: make ask PICTURES="photo.jpg folder"
 	@.venv/bin/python -m tools.unpack

@@ -36,6 +36,7 @@ HEADERS = {
     "Referrer-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
 }
+METHODS = {"GET", "HEAD", "POST", "OPTIONS", "PUT", "PATCH", "DELETE", "TRACE", "CONNECT"}
 PROBES = {"/healthz", "/readyz", "/metrics"}  # asked every few seconds: worth a line only where they fail
 LINGER = 1.0  # seconds for which a body that is refused is read on, and thrown away
 REQUEST_ID = re.compile(r"[\w-]{1,64}")
@@ -146,9 +147,10 @@ class Observability:
             self.metrics.in_flight.dec()
             seconds = time.perf_counter() - started
             path = getattr(scope.get("route"), "path", None) or "other"  # never what a client made up
+            method = scope["method"] if scope["method"] in METHODS else "other"
             self.metrics.requests.labels(path, status).inc()
             self.metrics.seconds.labels(path).observe(seconds)
-            fields = {"id": request_id, "method": scope["method"], "path": path, "status": status}
+            fields = {"id": request_id, "method": method, "path": path, "status": status}
             fields |= {"ms": round(1000 * seconds, 1), **scope["state"]}
             level = logging.DEBUG if path in PROBES and status < 400 else logging.INFO
             logger.log(level, "request", extra={"fields": fields})

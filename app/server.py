@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import faulthandler
 import math
+import resource
 import socket
 import struct
 from collections.abc import Callable
@@ -61,6 +62,9 @@ class Protocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if len(self.connections) > resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2:
+            transport.abort()  # with no file left to open, asyncio would log each that waits, again and again
+            return
         transport.max_size = READ  # type: ignore[attr-defined]  # of asyncio's transports, beside their documentation
         transport.set_write_buffer_limits(0)  # writing is paused while anything is unread
         self.conn = Chunks(h11.SERVER)
@@ -128,6 +132,7 @@ class Server(uvicorn.Server):
                 application,
                 http=Protocol,
                 loop="asyncio",  # not uvloop where that is installed: READ is asyncio's
+                backlog=128,  # so many are taken at once, before any is closed as one too many
                 ws="none",
                 log_config=None,
                 access_log=False,  # app/observability.py logs requests, without their paths

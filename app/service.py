@@ -16,13 +16,16 @@ from app.drift import Answer, Watch, watch_models
 from app.observability import Metrics
 from app.problems import Problem, too_busy
 from app.settings import Settings
-from app.uploads import File, Upload
+from app.uploads import File, Memory, Upload
 from detector.detector import Detector, Explanation, Prediction
 from detector.errors import UserError
 from detector.pool import DecodingPool
 from detector.preprocessed import Preprocessed, TooManyPixelsError
 
 READY_TIMEOUT = 1.0  # seconds for the answers to the service's own pictures
+# Files of the largest size that all requests together may hold, beside one for each thread. A request holds at most one
+# for each thread and the one that is arriving, so one that is alone is always answered.
+FILES_HELD = 16
 
 T = TypeVar("T")
 
@@ -77,6 +80,7 @@ class Service:
         self.models = {name: Model(name, detector, watches[name], self) for name, detector in detectors.items()}
         self.readers = ThreadPoolExecutor(settings.threads, "read")
         self.busy = 0
+        self.memory = Memory((settings.threads + FILES_HELD) * settings.max_bytes)
 
     @contextlib.asynccontextmanager
     async def running(self, _: FastAPI) -> AsyncIterator[None]:
@@ -129,7 +133,7 @@ class Service:
     async def admission(self, request: Request, max_files: int) -> AsyncIterator[Upload]:
         """Admit a request to those that are worked on once its body begins, and for no longer than the timeout from
         its head. Raises Problem."""
-        upload = Upload(request, self.settings.max_bytes, max_files)
+        upload = Upload(request, self.settings.max_bytes, max_files, self.memory)
         try:
             async with asyncio.timeout(self.settings.timeout):
                 await upload.begin()
@@ -141,6 +145,7 @@ class Service:
                 raise Problem(408, f"the pictures did not arrive {late}") from None
             raise Problem(504, f"no answer {late}: send fewer or smaller pictures, or try again later") from None
         finally:
+            upload.close()
             request.state.bytes, request.state.files = upload.size, upload.count
 
     async def predict(self, request: Request, model: Model) -> list[tuple[str, Prediction | Problem]]:
@@ -154,7 +159,7 @@ class Service:
                         # not a partial of the bytes: one that was given up holds them until a thread is free
                         preprocessed = await self.in_thread(lambda: model.detector.preprocess(file.data))
                     finally:
-                        file.data = b""
+                        upload.drop(file)
                         undecoded.release()
                     return model.watch.noted(await model.batcher.ask(preprocessed))
                 except UserError as error:
@@ -184,7 +189,7 @@ class Service:
             except UserError as error:
                 raise refusal(error) from None
             finally:
-                file.data = b""
+                upload.drop(file)
 
 
 def refusal(error: UserError) -> Problem:

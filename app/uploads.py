@@ -6,7 +6,7 @@ file that is just arriving, a limit ends it where it is crossed, and no disk is 
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from urllib.parse import unquote
 
@@ -14,7 +14,7 @@ from fastapi import Request
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from app.problems import Problem
+from app.problems import Problem, too_busy
 
 HEADERS = 10_000  # bytes, more than any client puts before a file
 STALL_TIMEOUT = 5.0  # seconds without a byte of a body, after which it is waited for no longer
@@ -28,23 +28,45 @@ class File:
     data: bytes
 
 
+@dataclass
+class Memory:
+    """The bytes of the files that all requests together hold: no more than `most`."""
+
+    most: int
+    held: int = 0
+
+
 class Upload:
     """The files of one request. receiving: true while the service waits for the client."""
 
-    def __init__(self, request: Request, max_bytes: int, max_files: int) -> None:
-        self.request, self.max_bytes, self.max_files = request, max_bytes, max_files
+    def __init__(self, request: Request, max_bytes: int, max_files: int, memory: Memory) -> None:
+        self.request, self.max_bytes, self.max_files, self.memory = request, max_bytes, max_files, memory
         self.chunks = request.stream()
+        self.parts: _Parts | None = None
         self.receiving = False
         self.count = 0
         self.size = 0
+        self.held = 0
 
     async def begin(self) -> None:
         """Wait for the first bytes of the body. Raises Problem where it is no such request, or they do not come."""
         self.parts = self._parts()
         self.first = await self._receive()
 
+    def drop(self, file: File) -> None:
+        """Let go of the content of a file. After `close` this only empties it."""
+        size, file.data = len(file.data), b""
+        self._hold(-min(size, self.held))
+
+    def close(self) -> None:
+        """Let go of all that is left of the request."""
+        if self.parts is not None:
+            self.parts.clear()
+        self._hold(-self.held)
+
     async def files(self) -> AsyncIterator[File]:
         """Raises Problem where there is no file, too many, too large a one, or what was begun does not go on."""
+        assert self.parts is not None  # begin() has been awaited
         chunk: bytes | None = self.first
         while chunk is not None:
             self.size += len(chunk)
@@ -53,6 +75,13 @@ class Upload:
                 yield file
             chunk = await self._receive()
         self.parts.end()
+
+    def _hold(self, size: int) -> None:
+        """Note that so many bytes more are held, or fewer. Raises Problem where all requests would hold too many."""
+        if size > 0 and self.memory.held + size > self.memory.most:
+            raise too_busy("too many large pictures at the moment: try again in a few seconds")
+        self.held += size
+        self.memory.held += size
 
     def _parts(self) -> "_Parts":
         kind, options = parse_options_header(self.request.headers.get("content-type"))
@@ -64,7 +93,7 @@ class Upload:
         if int(length) > self.max_files * (self.max_bytes + HEADERS):
             raise Problem(413, f"{length} bytes: more than {_limits(self.max_bytes, self.max_files)}")
         try:
-            return _Parts(options[b"boundary"], self.max_bytes, self.max_files)
+            return _Parts(options[b"boundary"], self.max_bytes, self.max_files, self._hold)
         except FormParserError as error:
             raise Problem(422, f"the boundary of the multipart/form-data is malformed: {error}") from None
 
@@ -83,8 +112,8 @@ class Upload:
 class _Parts:
     """The callbacks of python-multipart's parser, which works on chunks of any size."""
 
-    def __init__(self, boundary: bytes, max_bytes: int, max_files: int) -> None:
-        self.max_bytes, self.max_files = max_bytes, max_files
+    def __init__(self, boundary: bytes, max_bytes: int, max_files: int, hold: Callable[[int], None]) -> None:
+        self.max_bytes, self.max_files, self.hold = max_bytes, max_files, hold
         self.begun = 0
         self.is_whole = False
         self.whole: list[File] = []
@@ -112,6 +141,10 @@ class _Parts:
         except FormParserError:
             raise Problem(422, "the multipart/form-data body is malformed") from None
         return self.whole
+
+    def clear(self) -> None:
+        """Drop what has arrived: these callbacks are a cycle, which Python collects much later."""
+        self.whole, self.data = [], bytearray()
 
     def end(self) -> None:
         if not self.is_whole:
@@ -151,6 +184,7 @@ class _Parts:
     def _part_data(self, data: bytes, start: int, end: int) -> None:
         if len(self.data) + end - start > self.max_bytes:
             raise Problem(413, f"file {self.begun} is larger than {_limits(self.max_bytes, 1)}")
+        self.hold(end - start)
         self.data += data[start:end]
 
     def _part_end(self) -> None:

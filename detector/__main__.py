@@ -27,7 +27,7 @@ from detector.output import (
     with_bar,
 )
 from detector.released import DEFAULT
-from detector.written import MADE_BY, drawing_to_write
+from detector.written import MADE_BY, drawing_to_write, without_formulas
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -119,7 +119,7 @@ def ask(arguments: Sequence[str]) -> None:
 
     detector = Detector.load(options.model, pool=pool)
     gc.enable()
-    print(f"{options.model}: {detector.title}", file=sys.stderr)
+    print(one_line(f"{options.model}: {detector.title}"), file=sys.stderr)
     files, problems, others = find_pictures(options.pictures)
     if others:
         print(passed_over(others), file=sys.stderr)
@@ -151,7 +151,7 @@ def ask(arguments: Sequence[str]) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no text
     for line in write(noted()):
-        say(line, sys.stdout)
+        say(without_formulas(line) if options.csv else line, sys.stdout)
     sys.stdout.flush()
     if drawing and drawings:
         from PIL.PngImagePlugin import PngInfo
@@ -165,7 +165,7 @@ def ask(arguments: Sequence[str]) -> None:
     if not options.json and not options.csv:
         if claims:
             print(ON_CLAIMS, file=sys.stderr)
-        print(detector.limit, file=sys.stderr)
+        print(one_line(detector.limit), file=sys.stderr)
     if unread:
         sys.exit(1)
 

@@ -1,6 +1,9 @@
 """What `python -m detector adapt` says of the model that it made: on the terminal, and in its card."""
 
+import json
+
 from detector.limit import limit_of_adapted
+from detector.output import one_line
 from detector.record import ExportedRecord
 
 
@@ -44,13 +47,14 @@ def card(record: ExportedRecord) -> str:
     adapted = record.adapted
     assert adapted is not None
     table = "\n".join(report(record))
+    name = one_line(f"{record.model}, adapted")
     return f"""---
 library_name: onnx
 pipeline_tag: image-classification
 tags:
 - ai-generated-image-detection
 model-index:
-- name: {record.model}, adapted
+- name: {json.dumps(name)}
   results:
   - task:
       type: image-classification
@@ -66,7 +70,7 @@ model-index:
       name: AUROC
 ---
 
-# {record.model}, adapted
+# {name}
 
 {limit_of_adapted(adapted.real, adapted.fake, record.input_size)}
 

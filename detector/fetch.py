@@ -7,12 +7,15 @@ of the other files.
 
 import argparse
 import contextlib
+import gzip
 import hashlib
 import http.client
 import json
+import os
 import re
 import tarfile
 import tempfile
+import time
 import urllib.error
 import urllib.request
 import zlib
@@ -23,6 +26,7 @@ from urllib.parse import quote, urlsplit
 
 from detector.errors import UserError
 from detector.files import atomic_write
+from detector.output import one_line
 from detector.places import HUB, fetched_folder
 from detector.record import FILE, ExportedRecord
 from detector.released import list_files, stored_at
@@ -30,6 +34,9 @@ from detector.released import list_files, stored_at
 RELEASED: dict[str, dict[str, str]] = json.loads(Path(__file__).with_name("released.json").read_text())
 MOST = 2**30  # bytes of a file: its digest is known only at its end
 SECONDS = 20  # without a byte, after which a server is given up
+SLOWEST = 10_000  # bytes a second on average, from then on
+UNPACKED = 4 * MOST  # bytes of an archive
+LISTED = 2**26  # bytes of an archive that say which files are in it
 ARCHIVES = (".tar", ".tar.gz", ".tgz")
 EXAMPLES = """examples:
   python -m detector fetch vit_tiny --from ~/ai-art-detector               a clone of the repository
@@ -122,7 +129,10 @@ def open_model(open_file: Open, name: str, source: str) -> Open:
     md5s: dict[str, str] = {}
     if not any(HUB.fullmatch(place) for place in (name, source)):  # the hub has models, no clones
         with contextlib.suppress(FileNotFoundError):
-            md5s = list_files(read, name)
+            try:
+                md5s = list_files(read, name)
+            except ValueError as error:
+                raise UserError(f"{source} is no clone of the repository: {error}") from None
 
     def open_named(file: str) -> BinaryIO:
         if Path(file).name != file:
@@ -143,7 +153,7 @@ def open_source(source: str, scratch: Path) -> Open:
     if found := HUB.fullmatch(source):
         from detector.hub import open_hub  # its client need not be installed
 
-        return open_hub(f"{found[1]}/{found[2]}", scratch)
+        return open_hub(f"{found[1]}/{found[2]}", scratch, MOST)
     if re.match("https?://", source):
         try:
             is_archive = urlsplit(source).path.endswith(ARCHIVES)
@@ -176,13 +186,13 @@ def open_address(address: str) -> BinaryIO:
     except urllib.error.HTTPError as error:
         if error.code == 404:
             raise FileNotFoundError(address) from None
-        raise UserError(f"{address}: the server answers {error.code} {error.reason}") from None
+        raise UserError(one_line(f"{address}: the server answers {error.code} {error.reason}")) from None
     except (OSError, http.client.HTTPException, ValueError) as error:  # URLError is an OSError
         raise no_answer(address, error) from None
 
 
 def no_answer(address: str, error: Exception) -> UserError:
-    reason = getattr(error, "reason", error)
+    reason = one_line(str(getattr(error, "reason", error)))
     return UserError(f"{address} does not answer ({reason}): no network, a proxy (HTTPS_PROXY), or another address")
 
 
@@ -190,31 +200,58 @@ def open_archive(archive: Path, source: str) -> Open:
     """The files of a tar archive, by their paths; folders that all of them lie in, such as the one that GitHub's
     archives have, are no part of these."""
     try:
-        tar = tarfile.open(archive)  # noqa: SIM115 (it is read for as long as files are brought)
-        members = {PurePosixPath(member.name): member for member in tar if member.isfile()}
+        is_packed = archive.open("rb").read(2) == b"\x1f\x8b"
+        bounded = Bounded(gzip.GzipFile(archive) if is_packed else archive.open("rb"))
+        tar = tarfile.open(fileobj=bounded, mode="r:")  # type: ignore[call-overload]  # noqa: SIM115 (read until the end)
+        members = {PurePosixPath(member.name).parts: member for member in tar if member.isfile()}
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise UserError(f"{source} is no tar archive, or was cut off ({error})") from None
-    members = {path: member for path, member in members.items() if not path.name.startswith("._")}  # what macOS adds
-    while len({path.parts[0] for path in members}) == 1 and all(len(path.parts) > 1 for path in members):
-        members = {PurePosixPath(*path.parts[1:]): member for path, member in members.items()}
+    bounded.left = UNPACKED
+    # macOS adds files of its own, ._*
+    members = {parts: member for parts, member in members.items() if parts and not parts[-1].startswith("._")}
+    common = len(os.path.commonprefix([parts[:-1] for parts in members]))  # noqa: RUF071 (of tuples: part by part)
+    members = {parts[common:]: member for parts, member in members.items()}
 
     def open_member(path: str) -> BinaryIO:
-        member = members.get(PurePosixPath(path))
+        member = members.get(PurePosixPath(path).parts)
         stream = tar.extractfile(member) if member else None
         if stream is None:
             raise FileNotFoundError(path)
-        return stream  # type: ignore[return-value]
+        return stream
 
     return open_member
 
 
+class Bounded:
+    """What tarfile reads of a stranger's archive: it would read whole what names a file, whatever its length, and look
+    for as many files as there are. left: bytes that may still be read."""
+
+    def __init__(self, stream: BinaryIO | gzip.GzipFile) -> None:
+        self.stream, self.left, self.tell = stream, LISTED, stream.tell
+
+    def read(self, size: int) -> bytes:
+        self.left -= size
+        if self.left < 0:
+            raise tarfile.ReadError("more is in it than in any clone")
+        return self.stream.read(size)
+
+    def seek(self, position: int) -> int:
+        if position > UNPACKED:
+            raise tarfile.ReadError("more is in it than in any clone")
+        return self.stream.seek(position)
+
+
 def blocks(stream: BinaryIO, source: str) -> Iterator[bytes]:
-    """Yield what is in a stream, and close it. Raises UserError where it breaks off or has more than MOST bytes."""
-    size = 0
+    """Yield what is in a stream, and close it. Raises UserError where it breaks off, is slower than SLOWEST or has more
+    than MOST bytes."""
+    size, began = 0, time.monotonic()
+    read = getattr(stream, "read1", stream.read)  # what is there, without waiting for more
     with stream:
         while True:
+            if time.monotonic() - began > SECONDS + size / SLOWEST:
+                raise UserError(f"{source} sends less than {SLOWEST // 1000} kB a second: try again later")
             try:
-                block = stream.read(2**20)
+                block = read(2**20)
             except (OSError, http.client.HTTPException, tarfile.TarError, EOFError, zlib.error) as error:
                 raise UserError(f"{source} broke off ({error}): fetch it again") from None
             if not block:

@@ -49,13 +49,17 @@ def hub_errors(repository: str) -> Iterator[None]:
         ) from None
 
 
-def open_hub(repository: str, scratch: Path) -> Callable[[str], BinaryIO]:
+def open_hub(repository: str, scratch: Path, most: int) -> Callable[[str], BinaryIO]:
     """Return what downloads a file of OWNER/NAME, as it is now, into `scratch`, and opens it. It raises
-    FileNotFoundError where there is none, and UserError, which this raises as well."""
+    FileNotFoundError where there is none, and UserError, which this raises as well. most: bytes of a file."""
     with hub_errors(repository):
-        commit = HfApi().model_info(repository).sha
+        info = HfApi().model_info(repository, files_metadata=True)
+    commit = info.sha
+    sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
 
     def open_file(path: str) -> BinaryIO:
+        if sizes.get(path, 0) > most:
+            raise UserError(f"{path} of {repository} has more than {most // 2**20:,} MB, which no model here has")
         with hub_errors(repository):
             return Path(hf_hub_download(repository, path, revision=commit, cache_dir=scratch)).open("rb")
 

@@ -19,9 +19,16 @@ def stored_at(md5: str) -> str:
 def list_files(read: Callable[[str], bytes], name: str) -> dict[str, str]:
     """Return the MD5s of the files of models/<name>, by their names; none where models/<name>.dvc is none of a folder.
 
-    read: returns the content of a file of the clone, by its path, and raises what this raises.
+    read: returns the content of a file of the clone, by its path, and raises what this raises. Raises ValueError where
+    the list is none.
     """
     found = re.search(rb"md5: ([0-9a-f]{32}\.dir)\s*$", read(f"models/{name}.dvc"), re.MULTILINE)
     if found is None:
         return {}
-    return {entry["relpath"]: entry["md5"] for entry in json.loads(read(stored_at(found[1].decode())))}
+    try:
+        files = {entry["relpath"]: entry["md5"] for entry in json.loads(read(stored_at(found[1].decode())))}
+        if not all(re.fullmatch(r"[0-9a-f]{32}", md5) for md5 in files.values()):
+            raise ValueError
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise ValueError(f"its list of the files of models/{name} is broken") from None
+    return files

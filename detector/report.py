@@ -41,7 +41,7 @@ from detector.output import (
 )
 from detector.preprocessed import Preprocessed, says_little
 from detector.report_page import SCRIPT, STYLE
-from detector.written import file_to_write, table_to_write
+from detector.written import file_to_write, table_to_write, without_formulas
 
 if TYPE_CHECKING:
     from detector.detector import Detector
@@ -89,7 +89,7 @@ def write_report(
             cards.write(card(detector, row, kind, *images))
             return row
 
-        lines.writelines(f"{line}\r\n" for line in as_csv(rows()))
+        lines.writelines(f"{without_formulas(line)}\r\n" for line in as_csv(rows()))
         with new.open("w", encoding="utf-8", errors="backslashreplace") as page:
             page.write(head(detector, counts))
             cards.seek(0)
@@ -145,7 +145,7 @@ def card(detector: "Detector", row: Row, kind: str, *images: Image.Image) -> str
     else:
         if little:
             parts.append('<p class="headline">The answer says little</p>')
-        said = f"{escape(closer(kind, detector.scale))} Score {score(row['p_fake'])}."
+        said = f"{shown(closer(kind, detector.scale))} Score {score(row['p_fake'])}."
         parts.append(f'<p class="verdict"><b>{kind}</b>: {said}</p>')
     parts += [f'<p class="note">{shown(note)}</p>' for note in row["notes"]]
     parts += [f'<p class="claim">The file says: {shown(with_source(claim))}</p>' for claim in row["claims"]]
@@ -172,12 +172,12 @@ def head(detector: "Detector", counts: Counter[str]) -> str:
 <meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="{policy()}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{total:,} pictures, answered by {escape(detector.record.model)}</title>
+<title>{total:,} pictures, answered by {shown(detector.record.model)}</title>
 <style>{STYLE}</style>
 </head>
 <body>
-<h1>{total:,} pictures, answered by {escape(detector.record.model)}</h1>
-<p class="limit">{escape(detector.limit)}</p>
+<h1>{total:,} pictures, answered by {shown(detector.record.model)}</h1>
+<p class="limit">{shown(detector.limit)}</p>
 <p><strong>{said or "none"}.</strong>{little}</p>
 <p>The score lies between 0, like {real}, and 1, like {fake}.
 It is not the probability that a picture is FAKE.
@@ -185,7 +185,7 @@ UNSURE is the verdict between {" and ".join(map(score, band(detector)))}.
 The evidence is drawn for the first {DRAWN} pictures that are not called REAL, over what the model saw of them: orange
 speaks for FAKE, blue for REAL, and the colours of two pictures do not compare. It shows where, not why.</p>
 {claims}
-<p class="soft">Model: {escape(detector.title)}. SHA-256 of its model.json: <code>{detector.sha256}</code>.
+<p class="soft">Model: {shown(detector.title)}. SHA-256 of its model.json: <code>{detector.sha256}</code>.
 {release()}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC.</p>
 <div class="controls" hidden>
 <div id="show" role="group" aria-label="Show">{buttons}</div>

@@ -1,11 +1,22 @@
 """Where the shell's programs may write: checked before the work is done, not after it."""
 
 import os
+import re
 from pathlib import Path
 
 from detector.errors import UserError
 
 MADE_BY = "AI Art Detector"  # PNG's Software of a drawing: another program's picture is not replaced by one
+
+# Where Excel reads decimal commas, as in German, it splits a line of CSV at ; and not at the commas. The wide signs
+# are those of East Asian keyboards.
+FORMULA = re.compile(r"([;\t]\s*)(?=[=+\-@{0}])|((?:^|,)\"?)(?=[{0}])".format(r"\uff1d\uff0b\uff0d\uff20"))
+
+
+def without_formulas(line: str) -> str:
+    """Return a line of CSV in which ' stands before whatever a spreadsheet may take for a formula, and
+    detector/output.py leaves as it is."""
+    return FORMULA.sub(r"\g<0>'", line)
 
 
 def file_to_write(path: str | Path, *endings: str) -> Path:

@@ -9,9 +9,10 @@ FROM python:3.13-slim
 WORKDIR /srv
 COPY requirements-api.txt .
 RUN pip install --no-cache-dir --no-deps -r requirements-api.txt
-COPY detector detector
-COPY app app
-COPY models/resnet18_imagenet models/resnet18_imagenet
+# whoever may read them in the clone, the user below may
+COPY --chmod=755 detector detector
+COPY --chmod=755 app app
+COPY --chmod=755 models/resnet18_imagenet models/resnet18_imagenet
 
 # It listens on every address of the container, and answers to localhost and 127.0.0.1; for other names: SERVE_HOSTS.
 ENV PYTHONDONTWRITEBYTECODE=1 SERVE_HOST=0.0.0.0

@@ -37,7 +37,7 @@ from fastapi import Request
 from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin
 
 from app.problems import Problem
-from app.uploads import File, Upload
+from app.uploads import File, Memory, Upload
 from detector.claims import MOST, read_claims
 from detector.errors import UserError
 from detector.images import decode
@@ -328,7 +328,7 @@ def received(header: bytes, chunks: list[bytes]) -> tuple[list[File], str | None
     files: list[File] = []
 
     async def read() -> None:
-        upload = Upload(request, MAX_BYTES, MAX_FILES)
+        upload = Upload(request, MAX_BYTES, MAX_FILES, Memory(MAX_FILES * MAX_BYTES))
         await upload.begin()
         async for file in upload.files():
             files.append(file)

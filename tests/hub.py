@@ -19,13 +19,15 @@ LARGE = (".onnx", ".safetensors")
 
 class Hub:
     """As a context. models: the files of each, by OWNER/NAME; their content, or the SHA-256 of a large one's. asked:
-    what requests came. flipped: the name of a file of which one bit changes on the way to whoever asks."""
+    what requests came. flipped: the name of a file of which one bit changes on the way to whoever asks. sizes: of files
+    whose size is said to be another one than it is."""
 
     def __init__(self) -> None:
         self.models: dict[str, dict[str, bytes | str]] = {}
         self.large: dict[str, bytes] = {}
         self.asked: list[str] = []
         self.flipped = ""
+        self.sizes: dict[str, int] = {}
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"hub": self}))
         self.url = f"http://127.0.0.1:{self.server.server_port}"
 
@@ -116,10 +118,13 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         hub = self.hub
         hub.asked.append(f"{self.command} {self.path}")
-        if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)", self.path):
+        if found := re.fullmatch(r"/api/models/([^/]+/[^/?]+)(\?blobs=\w+)?", self.path):
             if found[1] not in hub.models:
                 return self.missing("Repo")
-            return self.answer(200, {"id": found[1], "sha": hub.commit(found[1])})
+            files = {name: hub.large.get(str(held), held) for name, held in hub.models[found[1]].items()}
+            sizes = {name: hub.sizes.get(name, len(held)) if found[2] else None for name, held in files.items()}
+            listed = [{"rfilename": name, "size": size} for name, size in sizes.items()]
+            return self.answer(200, {"id": found[1], "sha": hub.commit(found[1]), "siblings": listed})
         if found := re.fullmatch(r"/large/(\w+)/(.+)", self.path):
             assert "Authorization" not in self.headers, "a login for the hub went to where its files lie"
             return self.answer(200, self.on_its_way(hub.large[found[1]], found[2]))

@@ -532,12 +532,13 @@ def test_a_spreadsheet_computes_nothing_of_a_csv(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    names = ["+1.jpg", "=1+1.jpg", "@SUM(1).jpg", "=\n1.jpg", "\n=1.jpg", "a=1.jpg"]
+    wide = "\uff1d1+1.jpg"
+    names = ["+1.jpg", "=1+1.jpg", "@SUM(1).jpg", "=\n1.jpg", "\n=1.jpg", wide, "a=1.jpg", "a;=1+1;b.jpg"]
     for name in names:
         Path(name).write_bytes(jpegs[0])
     _, out, _ = ask(capsys, folder, *names, "--csv")
     found = [row["file"] for row in csv.DictReader(io.StringIO(out, newline=""))]
-    assert found == [*(f"'{name}" for name in names[:5]), "a=1.jpg"]
+    assert found == [*(f"'{name}" for name in names[:6]), "a=1.jpg", "a;'=1+1;b.jpg"]
     _, out, _ = ask(capsys, folder, *names, "--json")
     assert [row["file"] for row in json.loads(out)] == names
 

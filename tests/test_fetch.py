@@ -1,6 +1,8 @@
 """`python -m detector fetch`: the one command of the package that downloads, and what it makes sure of."""
 
 import ast
+import contextlib
+import gzip
 import hashlib
 import json
 import re
@@ -218,6 +220,74 @@ def test_a_server_that_falls_silent_or_breaks_off_is_given_up(
         assert "broke off (timed out): fetch it again" in refused(home, "small", f"{address}/silent", digest)
         assert "model.json from" in refused(home, "small", f"{address}/closed", digest)
         server.shutdown()
+
+
+class Hostile(Quiet):
+    """Sends a byte now and then, or an error whose reason steers a terminal."""
+
+    def do_GET(self) -> None:
+        if self.path.startswith("/slow") and not self.path.endswith(".dvc"):
+            self.send_response(200)
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                while True:
+                    self.wfile.write(b"{")
+                    time.sleep(0.05)
+        self.send_response(404 if self.path.startswith("/slow") else 500, "\x1b]0;fine\x07all is well")
+        self.end_headers()
+
+
+def test_a_server_that_sends_crumbs_without_end_or_steers_the_terminal_is_refused(
+    home: Path, digest: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("detector.fetch.SECONDS", 0.5)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hostile) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        assert "sends less than 10 kB a second" in refused(home, "small", f"{address}/slow", digest)
+        assert "the server answers 500 \\x1b]0;fine\\x07all" in refused(home, "small", f"{address}/other", digest)
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("deep", "has no model.json of small"),
+        ("long", "more is in it than in any clone"),
+        ("many", "more is in it than in any clone"),
+        ("far", "more is in it than in any clone"),
+    ],
+)
+def test_an_archive_that_would_take_a_machine_s_memory_or_hours_is_refused(
+    kind: str, said: str, home: Path, digest: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "hostile.tar.gz"
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        if kind == "deep":
+            with tarfile.open(fileobj=file, mode="w") as tar:
+                tar.addfile(tarfile.TarInfo(20_000 * "a/" + "f"))
+        else:
+            info = tarfile.TarInfo("x")
+            info.type, info.size = (tarfile.XHDTYPE, 10**8) if kind == "long" else (tarfile.REGTYPE, 0)
+            if kind == "far":
+                info.size = 2**40
+            head = info.tobuf(tarfile.GNU_FORMAT)
+            file.write(head if kind == "far" else head + bytes(10**8) if kind == "long" else 140_000 * head)
+    assert said in refused(home, "small", str(path), digest)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"not json", b"[1]", b'{"a": 1}', b'[{"relpath": "README.md"}]', b'[{"relpath": "a", "md5": 5}]', 9999 * b"["]
+    + [json.dumps([{"relpath": "README.md", "md5": md5}]).encode() for md5 in ("aa\0", "xx/../../..", "é" * 32)],
+)
+def test_a_clone_whose_list_of_files_is_broken_is_refused(
+    content: bytes, server: Path, home: Path, digest: str, tmp_path: Path
+) -> None:
+    clone = shutil.copytree(server / "clone", tmp_path / "clone")
+    (listed,) = (clone / "released").rglob("*.dir")
+    listed.write_bytes(content)
+    assert "its list of the files of models/small is broken" in refused(home, "small", str(clone), digest)
 
 
 def test_a_model_of_the_hub_that_was_not_fetched_is_not_downloaded() -> None:

@@ -89,6 +89,11 @@ def test_a_bit_that_changes_on_the_way_is_refused_and_an_earlier_model_stays(her
     assert list((here.path.parent / "home").rglob("*.new")) == []
 
     hub.flipped = ""
+    hub.sizes["model.onnx"] = 2**30 + 1
+    hub.asked.clear()
+    assert "model.onnx of someone/mine has more than 1,024 MB" in the_error(here.tool("hub", *pull, ok=False))
+    assert not [line for line in hub.asked if "onnx" in line], "nothing of it was downloaded"
+    hub.sizes.clear()
     missing = hub.models["someone/mine"].pop("model.onnx")
     assert "hf://someone/mine has no model.onnx" in the_error(here.tool("hub", *pull, ok=False))
     hub.models["someone/mine"]["model.onnx"] = missing

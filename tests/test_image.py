@@ -40,8 +40,8 @@ def test_dvc_runs_in_the_training_image_as_a_user_that_it_does_not_know(tmp_path
 @pytest.mark.long  # half a minute: it downloads 55 MB
 def test_the_steps_of_the_image_make_a_service_that_answers_and_writes_nothing(tmp_path: Path) -> None:
     clone, image = tmp_path / "clone", tmp_path / "image"
-    subprocess.run(["git", "clone", "-q", ROOT, clone], check=True)
-    subprocess.run([sys.executable, "-m", "tools.unpack"], cwd=clone, check=True)
+    subprocess.run(["git", "clone", "-q", ROOT, clone], check=True, umask=0o077)  # of somebody who lets nobody read
+    subprocess.run([sys.executable, "-m", "tools.unpack"], cwd=clone, check=True, umask=0o077)
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
     image.mkdir()
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("SERVE_", "PYTHON"))}
@@ -49,9 +49,11 @@ def test_the_steps_of_the_image_make_a_service_that_answers_and_writes_nothing(t
     command = ""
     for word, rest in instructions(ROOT / "dockerfiles/api.Dockerfile"):
         if word == "COPY":
-            source, target = rest.split()
+            *options, source, target = rest.split()
             copied = shutil.copytree if (clone / source).is_dir() else shutil.copy
             copied(clone / source, image / target)
+            for mode in (option.removeprefix("--chmod=") for option in options):
+                subprocess.run(["chmod", "-R", mode, image / target], check=True)
         elif word == "RUN":
             subprocess.run(["sh", "-c", rest], cwd=image, env=environment, check=True, stdout=subprocess.DEVNULL)
         elif word == "ENV":
@@ -59,6 +61,8 @@ def test_the_steps_of_the_image_make_a_service_that_answers_and_writes_nothing(t
         elif word == "CMD":
             command = rest
     before = sorted(image.rglob("*"))
+    may_read = [path for path in before if path.name == "requirements-api.txt" or path.stat().st_mode & 0o004]
+    assert may_read == before, "the image's user is another one than whose clone it was"
     service = subprocess.Popen(
         re.findall(r'"(.*?)"', command),
         cwd=image,

@@ -126,9 +126,10 @@ def test_answers_are_saved_as_the_shell_writes_them(visit: Visit, models: tuple[
 def test_no_spreadsheet_computes_what_follows_a_line_break(visit: Visit) -> None:
     lines = visit.page.evaluate(
         """() => import("./static/csv.js")
-            .then(({ csvOf }) => csvOf([{ name: "\\n=1+1.jpg", error: new Error("no") }]))"""
+            .then(({ csvOf }) => csvOf([{ name: "\\n=1+1.jpg", error: new Error("a; =1+1; \\uff1d") }]))"""
     )
     assert "'\n=1+1.jpg" in lines
+    assert "a; '=1+1; '\uff1d" in lines
 
 
 def test_of_a_folder_the_pictures_are_asked_about(visit: Visit, folder: Path) -> None:

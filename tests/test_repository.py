@@ -68,7 +68,7 @@ def test_dockerfiles_follow_the_rules_and_copy_what_there_is() -> None:
     said = subprocess.run([BIN / "hadolint", *files], capture_output=True, text=True)
     assert (said.returncode, said.stdout) == (0, "")
     for file in files:
-        sources = re.findall(r"^COPY ((?:[\w./-]+ )+)", file.read_text(), re.MULTILINE)
+        sources = re.findall(r"^COPY (?:--\S+ )*((?:[\w./-]+ )+)", file.read_text(), re.MULTILINE)
         names = [name for source in sources for name in source.split() if not name.startswith("models/")]
         assert names
         assert all((ROOT / name).exists() for name in names)
@@ -226,9 +226,10 @@ def test_make_ask_answers_about_a_picture_without_dvc(clone: Project) -> None:
         ["app/static/examples/cat.jpg", "REAL"],
     ]
     assert LIMIT in said.stderr
-    for name in ("my ship (1).png", "it's a ship.png"):
+    for name in ("my ship (1).png", "it's a ship.png", "$(shell touch made)$HOME.png"):
         shutil.copy(clone.path / "app/static/examples/ship.png", clone.path / name)
         assert clone.run(*ask, f"PICTURES={name}").stdout.splitlines()[-1].startswith(f"{name}  FAKE ")
+    assert not (clone.path / "made").exists()
     both = clone.run(*ask, """PICTURES='my ship (1).png' "it's a ship.png" app/static/examples/c*.jpg""").stdout
     assert re.findall(r"(FAKE|REAL|UNSURE) ", both) == ["FAKE", "FAKE", "REAL", "UNSURE"]
     assert "say which: make ask PICTURES=photo.jpg" in clone.run(*ask, ok=False).stderr

@@ -126,6 +126,67 @@ def test_files_of_who_goes_away_do_not_stay_in_memory(model: Path) -> None:
         assert rest(waiting).split(" ")[1] == "200"
 
 
+@linux
+def test_bodies_that_break_off_do_not_stay_in_memory(model: Path) -> None:
+    with Server(model, threads=1) as server:
+        assert server.ask(PICTURE).status_code == 200
+        before = megabytes(server.process.pid, "VmRSS")
+        begun = body(bytes(19_000_000))[:-500]
+        for _ in range(2):
+            gone = [begin(server, begun, len(begun) + 500) for _ in range(6)]
+            until(lambda: server.metrics()["detector_requests_in_flight"] == 7, 20)
+            for connection in gone:
+                connection.close()
+            until(lambda: server.metrics()["detector_requests_in_flight"] == 1, 20)
+        until(lambda: megabytes(server.process.pid, "VmRSS") - before < 60)
+
+
+@linux
+def test_all_bodies_together_hold_no_more_than_so_much_memory(model: Path) -> None:
+    with Server(model, threads=1, max_bytes=5_000_000) as server:
+        assert server.ask(PICTURE).status_code == 200
+        before = megabytes(server.process.pid, "VmRSS")
+        begun = body(bytes(4_900_000))[:-500]
+        held = [begin(server, begun, len(begun) + 500) for _ in range(17)]  # 83 MB, of 85
+        until(lambda: megabytes(server.process.pid, "VmRSS") - before > 80, 20)
+        assert "too many large pictures" in refused(server.ask(bytes(4_900_000)), 503)
+        assert server.ask(PICTURE).status_code == 200, "a small one has room"
+        for connection in held:
+            connection.close()
+        until(lambda: server.metrics()["detector_requests_in_flight"] == 1, 20)
+        pictures = [PICTURE + bytes(4_900_000)] * 10
+        for _ in range(3):  # nothing of them is held afterwards
+            assert server.ask(*pictures).status_code == 200
+            assert server.client.post("/v1/explain", files=files(pictures[0])).status_code == 200
+
+
+@linux
+def test_with_no_connection_left_the_log_stays_short(model: Path) -> None:
+    import resource
+
+    with Server(model) as server:
+        assert server.ask(PICTURE).status_code == 200
+        _, hard = resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (400, hard))
+        connections = [socket.create_connection(("127.0.0.1", server.port), timeout=5) for _ in range(450)]
+        time.sleep(1)
+        assert len(server.log()) < 20
+        for connection in connections:
+            connection.close()
+        until(lambda: server.client.get("/healthz").status_code == 200)
+        assert server.ask(PICTURE).status_code == 200
+
+
+def test_the_log_has_no_word_that_a_client_made_up(model: Path) -> None:
+    with Server(model) as server:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection:
+            connection.sendall(b"SECRETS /secret HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            assert connection.recv(1000).startswith(b"HTTP/1.1 4")
+        until(lambda: server.metrics()['detector_requests_total{path="other",status="404"}'] == 1)
+    (line,) = (line for line in server.log() if line.get("path") == "other")
+    assert line["method"] == "other"
+
+
 def test_head_is_get_without_the_body(server: Server) -> None:
     paths = ("/", "/v1/models", "/healthz", "/readyz", "/metrics", "/openapi.json", "/static/page.js", "/v1/nothing")
     for path in paths:

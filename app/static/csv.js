@@ -22,5 +22,6 @@ function cells({ card, model, answer, error }) {
 function quoted(value) {
   let text = String(value ?? "");
   if (typeof value === "string" && /^[=+\-@\t\r\n]/.test(text)) text = `'${text}`; // a spreadsheet would take it for a formula
+  if (typeof value === "string") text = text.replace(/[;\t]\s*(?=[=+\-@\uff1d\uff0b\uff0d\uff20])|(^|,)(?=[\uff1d\uff0b\uff0d\uff20])/g, "$&'"); // as detector/written.py
   return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 }
