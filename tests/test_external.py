@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from detector import Detector
 from detector.errors import UserError
+from detector.fetch import fetch
 from detector.labels import FAKE
 from stages.external.__main__ import answers, external_rows, external_summary, main, source_rows
 from stages.fingerprint import main as fingerprint
@@ -20,6 +22,8 @@ from stages.params import load_params
 from stages.prepare.sources import Pictures
 from tests.conftest import ROOT, Project
 from tests.test_prepare import picture
+from tools import elsewhere
+from tools.record import PUBLISHED, RunRecord
 
 
 def test_each_source_has_what_people_are_told_about_its_pictures(pipeline: Path) -> None:
@@ -81,6 +85,25 @@ def test_only_this_stage_runs_again_when_external_data_change(here: Project, mon
     here.set(evaluate__external=["yours"])
     with pytest.raises(UserError, match=r"evaluate\.external names yours; datasets has cifake, sample"):
         fingerprint()
+
+
+def test_what_a_released_model_is_worth_elsewhere_is_told_without_a_training(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """As its record has it."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    fetch("vit_tiny", str(ROOT))
+    monkeypatch.setattr(sys, "argv", ["elsewhere", "models/vit_tiny"])
+    params = load_params()
+    params["evaluate"]["external"] = ["sample"]
+    monkeypatch.setattr(elsewhere, "load_params", lambda: params)
+    monkeypatch.chdir(ROOT)
+    elsewhere.main()
+    said = capsys.readouterr().out
+    record = RunRecord.read(ROOT / PUBLISHED / "vit_tiny-seed0.json")
+    rows = [row for row in record.metrics.external_sources or [] if row["dataset"] == "sample"]
+    assert elsewhere.table(rows) in said
+    assert f"auroc_elsewhere {rows[0]['auroc'][0]:.4f}" in said
 
 
 def test_what_the_model_was_trained_on_and_what_is_not_here_is_left_out(

@@ -120,10 +120,13 @@ def test_the_rest_are_all_images_but_those_of_the_source_that_is_left_out() -> N
         return {"accuracy": accuracy, "sources": sources}
 
     runs = [
-        {"experiment": "one", "left_out": "a", "test": test_metrics(0.7, 0.2, 1.0)},
-        {"experiment": "two", "left_out": "", "test": test_metrics(0.9, 0.9, 0.9)},
+        {"experiment": "one", "left_out": "a", "test": test_metrics(0.7, 0.2, 1.0), "params": {"seed": 0}},
+        {"experiment": "two", "left_out": "", "test": test_metrics(0.9, 0.9, 0.9), "params": {"seed": 0}},
     ]
     whole, without = table(runs)
     assert whole == {"left_out": "", "accuracy": 0.9, "experiment": "two"}
     assert (without["recall"], without["recall_with"]) == (0.2, 0.9)
     assert without["accuracy_on_the_rest"] == 0.95
+    runs[0]["params"] = {"seed": 1}
+    with pytest.raises(UserError, match="one and two differ in more parameters than the source that is left out"):
+        table(runs)

@@ -162,6 +162,20 @@ def test_a_run_that_was_measured_elsewhere_on_fakes_alone_has_a_dash(published: 
     assert {row[2] for row in runs} == {"-"}
 
 
+def test_an_entry_for_data_of_one_s_own_is_no_other_recipe_but_other_data_are_refused(published: Project) -> None:
+    path = published.path / "metrics/published/quick-seed2.json"
+    run = json.loads(path.read_text())
+    run["params"]["datasets"]["mine"] = run["params"]["datasets"]["sample"]
+    path.write_text(json.dumps(run))
+    published.tool("leaderboard")
+    text = (ROOT / "README.md").read_text()
+    assert rows((published.path / "README.md").read_text()) == rows(text.partition(START)[2].partition(END)[0])
+
+    run["metrics"]["prepare"]["digest"] = 64 * "0"
+    path.write_text(json.dumps(run))
+    assert "has runs of different data" in the_error(published.tool("leaderboard", ok=False))
+
+
 def test_a_measurement_of_speed_that_failed_is_named(published: Project) -> None:
     (published.path / "benchmarks/results/latency.json").write_text(
         ""

@@ -13,7 +13,9 @@ from tools.record import PUBLISHED, RunRecord
 
 PARAMS = YAML(typ="safe").load(ROOT / "params.yaml")
 RELEASED = sorted(set(json.loads((ROOT / "detector/released.json").read_text())) - {"pretrained"})
-RECORDS = {path.stem: RunRecord.read(path) for path in sorted((ROOT / PUBLISHED).glob("*.json"))}
+MODELS, SEEDS = ("quick", "resnet18", "resnet18_imagenet", "vit_tiny"), range(3)  # a fork may publish more
+NAMES = [f"{model}-seed{seed}" for model in MODELS for seed in SEEDS]
+RECORDS = {name: RunRecord.read(ROOT / PUBLISHED / f"{name}.json") for name in NAMES}
 NOT_IN_PARAMS: dict[str, Any] = {"quick": {"corruption": 0}}  # as README says it is trained
 
 
@@ -33,10 +35,12 @@ def test_all_records_are_of_the_same_code() -> None:
 def test_a_record_is_of_what_params_yaml_says_of_its_model(name: str) -> None:
     record = RECORDS[name]
     assert name == f"{record.model}-seed{record.seed}"
+    datasets = {name: PARAMS["datasets"][name] for name in record.params["datasets"]}  # own ones may be beside them
     models = {record.model: PARAMS["models"][record.model]}
     augment = PARAMS["train"]["augment"] | NOT_IN_PARAMS.get(record.model, {})
     train = PARAMS["train"] | {"augment": augment}
     chosen = {"model": record.model, "seed": record.seed, "models": models, "train": train}
+    chosen |= {"datasets": datasets}
     assert record.params == PARAMS | chosen
 
 

@@ -42,6 +42,17 @@ def test_what_has_test_in_its_name_goes_into_the_test_split(project: Project) ->
     assert images["test", "flow"] == 2 * images["train", "flow"]
 
 
+def test_a_file_with_gaps_or_plain_bytes_is_refused_before_anything_is_written(project: Project) -> None:
+    rows = pq.read_table(project.path / "flow.parquet")
+    gaps = pa.array([None, *rows["source"].to_pylist()[1:]])
+    plain = pa.array([image["bytes"] for image in rows["image"].to_pylist()])
+    for name, values in (("source", gaps), ("image", plain)):
+        pq.write_table(rows.set_column(rows.column_names.index(name), name, values), project.path / "odd.parquet")
+        refused = the_error(project.tool("several_sources", "several", "odd.parquet", ok=False))
+        assert "odd.parquet is no parquet file with image, label and source: " in refused
+    assert not (project.path / "several").exists()
+
+
 def test_no_file_takes_the_place_of_another_one(project: Project) -> None:
     for folder in ("a", "b"):
         (project.path / folder).mkdir()

@@ -36,6 +36,18 @@ def waiting_names() -> list[str]:
         return [entry.name for entry in repo.experiments.celery_queue.iter_queued()]
 
 
+def test_files_that_queued_runs_will_not_see_are_named_but_own_pictures_they_see(
+    small: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with (small.path / "params.yaml").open("a") as file:
+        file.write("datasets: {mine: {path: photos}}\n")
+    for name in ("photos/real/a.jpg", "notes.txt"):
+        (small.path / name).parent.mkdir(parents=True, exist_ok=True)
+        (small.path / name).write_bytes(b"")
+    sweep.warn_of_untracked()
+    assert "queued runs will not see notes.txt: not in git" in capsys.readouterr().out
+
+
 @pytest.mark.usefixtures("small")
 def test_a_sweep_waits_for_other_dvc_commands(monkeypatch: pytest.MonkeyPatch) -> None:
     with another_command(seconds=1):

@@ -76,6 +76,8 @@ def published_runs() -> list[RunRecord]:
     runs = [RunRecord.read(path) for path in sorted(PUBLISHED.glob("*.json"))]
     if not runs:
         raise UserError(f"{PUBLISHED} has no record: `make publish` writes one")
+    if len({record.metrics.prepare["digest"] for record in runs}) > 1:
+        raise UserError(f"{PUBLISHED} has runs of different data (metrics.prepare.digest): none can be compared")
     return sorted(runs, key=lambda record: (record.recipe, record.seed))
 
 
@@ -117,7 +119,7 @@ def page(groups: list[list[RunRecord]], runs: list[RunRecord]) -> str:
         "`make leaderboard` writes this page from the records of published runs, `metrics/published/`. "
         "[Every metric is explained](reference/metrics.md). ±: standard deviation over the seeds. In brackets: the "
         "95 % interval of one run's value, of the drawing of test images alone (Wilson; of AUROC DeLong), its ends "
-        "averaged over the seeds.",
+        "averaged over the seeds; TPR at 1 % FPR has none, as its threshold is read off test images too.",
         "## Metrics on the test split",
         markdown(metrics),
         "## Recall by source",

@@ -127,7 +127,8 @@ def queue_all(dataset: str, sources: list[str], overrides: list[str]) -> dict[st
 
 
 def read_experiment(name: str, dataset: str) -> dict[str, Any]:
-    """Return of an experiment that has run: its name, the source that was left out ("" none), and metrics/test.json."""
+    """Return of an experiment that has run: its name, the source that was left out ("" none), metrics/test.json, and
+    all other parameters."""
     _, revision = find_experiment(name)
     params = YAML(typ="safe", pure=True).load(command("git", "show", f"{revision}:params.yaml"))
     test = json.loads(command("git", "show", f"{revision}:metrics/test.json"))
@@ -136,7 +137,8 @@ def read_experiment(name: str, dataset: str) -> dict[str, Any]:
         raise UserError(f"experiment {name} was not trained on {dataset} without one source, or with all of them")
     if unknown := [source for source in left_out if "auroc" not in test["sources"].get(source, {})]:
         raise UserError(f"experiment {name}: its test split has no images of {unknown[0]}, or some of both classes")
-    return {"experiment": name, "left_out": "".join(left_out), "test": test}
+    params["datasets"][dataset]["leave_out"] = None
+    return {"experiment": name, "left_out": "".join(left_out), "test": test, "params": params}
 
 
 def table(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -145,6 +147,10 @@ def table(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     with_all = [one for one in runs if not one["left_out"]]
     if len(with_all) != 1:
         raise UserError(f"{len(with_all)} of the experiments were trained with all sources: it must be one")
+    for one in runs:
+        if one["params"] != with_all[0]["params"]:
+            names = f"{one['experiment']} and {with_all[0]['experiment']}"
+            raise UserError(f"{names} differ in more parameters than the source that is left out: `make compare`")
     accuracy = with_all[0]["test"]["accuracy"]
     rows = [{"left_out": "", "accuracy": accuracy, "experiment": with_all[0]["experiment"]}]
     for one in sorted(runs, key=lambda one: one["left_out"]):

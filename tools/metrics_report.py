@@ -15,7 +15,7 @@ from detector.errors import run
 from tools.shell import DVC, command
 
 HIGHER, LOWER, NEITHER = "higher", "lower", "-"
-SHARE, SCORE, COUNT, SECONDS, RATE, MEGABYTES = "%", "", "images", "s", "images/s", "MB"
+SHARE, SCORE, COUNT, PAIRS, SECONDS, RATE, MEGABYTES = "%", "", "images", "pairs", "s", "images/s", "MB"
 
 # docs/reference/metrics.md says what each is. A key that is missing here is shown as it is, without unit and direction.
 MEANING = {
@@ -54,17 +54,17 @@ MEANING = {
     "ood_colour": (SHARE, HIGHER),
     "ood_enlarged": (SHARE, HIGHER),
     "ood_inverted": (SHARE, HIGHER),
-    "ood_other_fakes": (SHARE, HIGHER),
-    "ood_other_photographs": (SHARE, HIGHER),
     "compared": (COUNT, NEITHER),
     "confidently_wrong_elsewhere": (SHARE, LOWER),
     "auroc_elsewhere": (SCORE, HIGHER),
     "caught_elsewhere": (SHARE, HIGHER),
     "false_alarms_elsewhere": (SHARE, LOWER),
-    "duplicates": (COUNT, LOWER),
-    "duplicates_across": (COUNT, LOWER),
-    "near_duplicates": (COUNT, LOWER),
-    "near_duplicates_across": (COUNT, LOWER),
+    "duplicates": (PAIRS, LOWER),
+    "duplicates_train": (PAIRS, LOWER),
+    "duplicates_test": (PAIRS, LOWER),
+    "duplicates_across": (PAIRS, LOWER),
+    "near_duplicates": (PAIRS, LOWER),
+    "near_duplicates_across": (PAIRS, LOWER),
     "leaked": (COUNT, LOWER),
     "near_leaked": (COUNT, LOWER),
     "damaged": (COUNT, LOWER),

@@ -61,18 +61,20 @@ class RunRecord(Strict):
 
     def interval(self, name: str) -> tuple[float, float] | None:
         """Return the 95 % interval of a number of metrics/test.json, None where it has none: of the drawing of the test
-        images, not of training. By Wilson, of AUROC by DeLong."""
+        images, not of training. By Wilson, of AUROC by DeLong. That of `tpr_at_1_fpr` would be too narrow: its
+        threshold is read off test images too, whose spread Wilson's does not know."""
         test, images = self.metrics.test, images_behind(self.metrics.prepare, self.metrics.test)
         if name == "auroc" and "auroc_low" in test:
             return self.test("auroc_low"), self.test("auroc_high")
-        if name in images and name in test:
+        if name in images and name in test and name != "tpr_at_1_fpr":
             return wilson_interval(round(self.test(name) * images[name]), images[name])
         return None
 
     @property
     def recipe(self) -> str:
-        """All parameters but for the seed, as a key."""
-        return json.dumps({name: value for name, value in self.params.items() if name != "seed"}, sort_keys=True)
+        """All parameters but for the seed and the data sets that it was not trained on, as a key."""
+        datasets = {name: entry for name, entry in self.params["datasets"].items() if name == self.params["dataset"]}
+        return json.dumps({**self.params, "datasets": datasets, "seed": None}, sort_keys=True)
 
     @classmethod
     def read(cls, path: Path) -> Self:

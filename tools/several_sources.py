@@ -75,7 +75,9 @@ def read_table(file: Path) -> pa.Table:
     """Return the columns of a file. Raises UserError where it has others, or a label that is none."""
     try:
         table = pq.read_table(file, columns=SCHEMA.names).cast(SCHEMA)
-    except (OSError, ValueError, KeyError) as error:  # pyarrow's own are of these classes
+        if empty := [name for name in SCHEMA.names if table[name].null_count]:
+            raise ValueError(f"a value of {empty[0]} is missing")
+    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{file} is no parquet file with image, label and source: {reason}"[:400]) from None
     labels = set(table["label"].unique().to_pylist())

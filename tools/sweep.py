@@ -22,6 +22,7 @@ from detector.errors import UserError, run
 from stages.device import gpu_candidates
 from stages.keeping import check_can_be_kept
 from stages.leftovers import tidy
+from stages.params import load_params
 from tools.machines import Run, check_storage, find_same, grid, here, on_remote, parse_share, push
 from tools.shell import DVC, command, experiments, head
 from tools.workers import living, start_workers
@@ -178,8 +179,11 @@ def add_jobs(parser: argparse.ArgumentParser) -> None:
 
 
 def warn_of_untracked() -> None:
-    """A queued run works on a copy of what git tracks, changes that are not committed included."""
-    listed = command("git", "ls-files", "--others", "--exclude-standard").splitlines()
+    """A queued run works on a copy of what git tracks, changes that are not committed included. Data it finds here."""
+    paths = [entry["path"] for entry in load_params()["datasets"].values() if entry.get("path")]
+    data = [Path(path).expanduser().resolve() for path in paths]
+    others = command("git", "ls-files", "--others", "--exclude-standard").splitlines()
+    listed = [name for name in others if not any(Path(name).resolve().is_relative_to(path) for path in data)]
     if listed:
         names = ", ".join(listed[:5]) + (f" and {len(listed) - 5} more" if len(listed) > 5 else "")
         print(f"warning: queued runs will not see {names}: not in git (`git add` them)", flush=True)
