@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import json
 import re
 import sys
 from pathlib import Path
@@ -51,6 +52,23 @@ def test_ratios_are_against_ours() -> None:
         ["200", "2.00 times as fast", "50", "2.50 times as fast"],
         ["800", "0.50 times as fast", "not in 2 epochs", "more than 2.50 times as fast"],
     ]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks/results").iterdir()), ids=lambda path: path.name)
+def test_each_result_says_on_which_machine_it_was_measured_and_when(path: Path) -> None:
+    text = path.read_text()
+    if path.name in ("trainers.md", "mutants.md"):
+        pytest.skip("to be measured anew")
+    if path.name == "gpu.md" and "*not measured*" in text:
+        return
+    if path.suffix == ".json":
+        measured = json.loads(text)
+        heads = [f"{measured['machine']}; {measured['date']}"]
+    else:
+        heads = re.findall(r"^# .+\n\n(.+)$", text, re.MULTILINE)
+    assert heads
+    for head in heads:
+        assert re.search(r"\d threads?, (AMX|AVX512|AVX2)\b.*; 20\d\d-\d\d-\d\d", head), head
 
 
 def test_the_readme_says_of_speed_what_was_measured() -> None:
