@@ -8,6 +8,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import unquote
 
 from fastapi import Request
@@ -43,6 +44,7 @@ class Upload:
         self.request, self.max_bytes, self.max_files, self.memory = request, max_bytes, max_files, memory
         self.chunks = request.stream()
         self.parts: _Parts | None = None
+        self.first: bytes | None = None
         self.receiving = False
         self.count = 0
         self.size = 0
@@ -62,19 +64,20 @@ class Upload:
         """Let go of all that is left of the request."""
         if self.parts is not None:
             self.parts.clear()
+        self.parts = self.first = None
         self._hold(-self.held)
 
     async def files(self) -> AsyncIterator[File]:
         """Raises Problem where there is no file, too many, too large a one, or what was begun does not go on."""
         assert self.parts is not None  # begin() has been awaited
-        chunk: bytes | None = self.first
+        parts, chunk = self.parts, self.first
         while chunk is not None:
             self.size += len(chunk)
-            for file in self.parts.feed(chunk):
+            for file in parts.feed(chunk):
                 self.count += 1
                 yield file
             chunk = await self._receive()
-        self.parts.end()
+        parts.end()
 
     def _hold(self, size: int) -> None:
         """Note that so many bytes more are held, or fewer. Raises Problem where all requests would hold too many."""
@@ -121,7 +124,7 @@ class _Parts:
         self.field = self.value = b""
         self.name = ""
         self.data = bytearray()
-        callbacks = {
+        self.callbacks: dict[str, Any] = {
             "on_part_begin": self._begin,
             "on_header_field": self._header_field,
             "on_header_value": self._header_value,
@@ -131,7 +134,7 @@ class _Parts:
             "on_part_end": self._part_end,
             "on_end": self._end,
         }
-        self.parser = MultipartParser(boundary, callbacks)  # type: ignore[arg-type]
+        self.parser = MultipartParser(boundary, self.callbacks)  # type: ignore[arg-type]
 
     def feed(self, chunk: bytes) -> list[File]:
         """The files that end in this chunk."""
@@ -143,8 +146,9 @@ class _Parts:
         return self.whole
 
     def clear(self) -> None:
-        """Drop what has arrived: these callbacks are a cycle, which Python collects much later."""
+        """Drop what has arrived, and end the cycle of callbacks, which Python would collect much later."""
         self.whole, self.data = [], bytearray()
+        self.callbacks.clear()
 
     def end(self) -> None:
         if not self.is_whole:

@@ -200,7 +200,8 @@ def open_archive(archive: Path, source: str) -> Open:
     """The files of a tar archive, by their paths; folders that all of them lie in, such as the one that GitHub's
     archives have, are no part of these."""
     try:
-        is_packed = archive.open("rb").read(2) == b"\x1f\x8b"
+        with archive.open("rb") as file:
+            is_packed = file.read(2) == b"\x1f\x8b"
         bounded = Bounded(gzip.GzipFile(archive) if is_packed else archive.open("rb"))
         tar = tarfile.open(fileobj=bounded, mode="r:")  # type: ignore[call-overload]  # noqa: SIM115 (read until the end)
         members = {PurePosixPath(member.name).parts: member for member in tar if member.isfile()}
