@@ -1,6 +1,7 @@
 """Start the HTTP service and the page: `python -m app`."""
 
 import argparse
+import ctypes
 import errno
 import signal
 import socket
@@ -8,6 +9,9 @@ import sys
 
 from app.settings import Settings, from_environment
 from detector.errors import UserError, run
+from detector.output import one_line
+
+M_MMAP_THRESHOLD = -3  # of glibc's mallopt
 
 
 def main() -> None:
@@ -27,11 +31,12 @@ def main() -> None:
     pool = DecodingPool(settings.threads, settings.max_pixels, settings.decode_seconds, settings.decode_megabytes)
     detectors = {folder.name: Detector.load(folder, settings.threads, pool) for folder in settings.models}
     listener = bind(settings)
+    return_freed_memory()
     log_as_json()
 
     def greet() -> None:
         for folder, detector in zip(settings.models, detectors.values(), strict=True):
-            print(f"{folder}: {detector.title}")
+            print(one_line(f"{folder}: {detector.title}"))
         host, port = listener.getsockname()[:2]
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # every address; it answers to the loopback one
         print(f"http://{f'[{host}]' if ':' in host else host}:{port} (Ctrl-C stops)", flush=True)
@@ -45,6 +50,14 @@ def main() -> None:
         if error.errno == errno.EADDRINUSE:  # another one, which was starting as well, listens by now
             raise unavailable(settings, error) from None
         raise
+
+
+def return_freed_memory() -> None:
+    """Make glibc give the memory of a file back to the system once the file is gone. By default it moves large blocks
+    into its heap after a while, where any small one that was allocated later holds them. Other C libraries are left
+    alone."""
+    if hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(M_MMAP_THRESHOLD, 2**20)
 
 
 def bind(settings: Settings) -> socket.socket:

@@ -122,7 +122,7 @@ def test_files_of_who_goes_away_do_not_stay_in_memory(model: Path) -> None:
             for connection in gone:
                 connection.close()
             until(lambda: server.metrics()["detector_requests_in_flight"] == 2, 20)  # what waits, and the one that asks
-            until(lambda: megabytes(pid, "VmRSS") - before < 50)
+            until(lambda: megabytes(pid, "VmRSS") - before < 20)
         assert rest(waiting).split(" ")[1] == "200"
 
 
@@ -138,7 +138,7 @@ def test_bodies_that_break_off_do_not_stay_in_memory(model: Path) -> None:
             for connection in gone:
                 connection.close()
             until(lambda: server.metrics()["detector_requests_in_flight"] == 1, 20)
-        until(lambda: megabytes(server.process.pid, "VmRSS") - before < 60)
+        until(lambda: megabytes(server.process.pid, "VmRSS") - before < 20)
 
 
 @linux
