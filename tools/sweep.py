@@ -180,7 +180,7 @@ def add_jobs(parser: argparse.ArgumentParser) -> None:
 
 def warn_of_untracked() -> None:
     """A queued run works on a copy of what git tracks, changes that are not committed included. Data it finds here."""
-    paths = [entry["path"] for entry in load_params()["datasets"].values() if entry.get("path")]
+    paths = [entry["path"] for entry in load_params().get("datasets", {}).values() if entry.get("path")]
     data = [Path(path).expanduser().resolve() for path in paths]
     others = command("git", "ls-files", "--others", "--exclude-standard").splitlines()
     listed = [name for name in others if not any(Path(name).resolve().is_relative_to(path) for path in data)]
