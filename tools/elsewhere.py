@@ -9,15 +9,8 @@ from detector.detector import Detector
 from detector.errors import UserError, run
 from stages.external.__main__ import Row, external_rows, external_summary
 from stages.params import load_params
+from tools.leaderboard import ELSEWHERE, cell_elsewhere, markdown
 
-HEADINGS = {  # metrics/external_sources.json: heading
-    "auroc": "AUROC",
-    "caught": "Caught",
-    "false_alarms": "Called FAKE",
-    "coverage": "Answered",
-    "out_of_distribution": "Out of distribution",
-    "confidently_wrong": "Confidently wrong",
-}
 EXAMPLES = """examples:
   python -m tools.elsewhere models/vit_tiny
   python -m tools.elsewhere hf://OWNER/NAME    once `python -m detector fetch` brought it
@@ -43,19 +36,13 @@ def main() -> None:
 
 def table(rows: list[Row]) -> str:
     """Return Markdown: a row for each source, with 95 % intervals."""
-    lines = [f"| Source | Class | Images | {' | '.join(HEADINGS.values())} |", "| --- " * (len(HEADINGS) + 3) + "|"]
+    lines = [["Source", "Class", "Images", *ELSEWHERE.values()]]
     for row in rows:
         control = " (control)" if row["control"] else ""
         cells = [f"{row['dataset']}: {row['source']}{control}", row["class"], f"{row['images']:,}"]
-        for name in HEADINGS:
-            if row.get(name) is None:
-                cells.append("")
-                continue
-            scale, unit, digits = (1, "", 3) if name == "auroc" else (100, " %", 1)
-            value, low, high = (f"{scale * number:.{digits}f}" for number in row[name])
-            cells.append(f"{value}{unit} ({low} to {high})")
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        found = {heading: [row[name]] if row.get(name) else [] for name, heading in ELSEWHERE.items()}
+        lines.append(cells + [cell_elsewhere(numbers, heading) for heading, numbers in found.items()])
+    return markdown(lines)
 
 
 if __name__ == "__main__":
