@@ -12,7 +12,7 @@ import sys
 import tarfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -40,6 +40,17 @@ def test_examples_fetch_models_that_are_released(file: str) -> None:
 class Quiet(SimpleHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         pass
+
+
+@contextlib.contextmanager
+def web_server(handler: Callable[..., SimpleHTTPRequestHandler]) -> Iterator[str]:
+    """A server on loopback; its address."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
 
 
 @pytest.fixture(autouse=True)
@@ -90,12 +101,9 @@ def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pa
         tar.add(folder / "._small", "./models/._small")
         tar.add(folder / "small", "./models/small")
     (folder / "cut.tar.gz").write_bytes((folder / "v1.tar.gz").read_bytes()[:-3000])
-    web = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
-    threading.Thread(target=web.serve_forever, daemon=True).start()
-    (folder / "address").write_text(f"http://127.0.0.1:{web.server_port}")
-    yield folder
-    web.shutdown()
-    web.server_close()
+    with web_server(partial(Quiet, directory=str(folder))) as address:
+        (folder / "address").write_text(address)
+        yield folder
 
 
 @pytest.mark.parametrize("place", ["path", "address"])
@@ -214,12 +222,9 @@ def test_a_server_that_falls_silent_or_breaks_off_is_given_up(
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, never says anything
         said = refused(home, "small", f"http://127.0.0.1:{silent.getsockname()[1]}", digest)
         assert "does not answer (timed out)" in said
-    with ThreadingHTTPServer(("127.0.0.1", 0), Stalling) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        address = f"http://127.0.0.1:{server.server_port}"
+    with web_server(Stalling) as address:
         assert "broke off (timed out): fetch it again" in refused(home, "small", f"{address}/silent", digest)
         assert "model.json from" in refused(home, "small", f"{address}/closed", digest)
-        server.shutdown()
 
 
 class Hostile(Quiet):
@@ -241,12 +246,9 @@ def test_a_server_that_sends_crumbs_without_end_or_steers_the_terminal_is_refuse
     home: Path, digest: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("detector.fetch.SECONDS", 0.5)
-    with ThreadingHTTPServer(("127.0.0.1", 0), Hostile) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        address = f"http://127.0.0.1:{server.server_port}"
+    with web_server(Hostile) as address:
         assert "sends less than 10 kB a second" in refused(home, "small", f"{address}/slow", digest)
         assert "the server answers 500 \\x1b]0;fine\\x07all" in refused(home, "small", f"{address}/other", digest)
-        server.shutdown()
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from detector.detector import Detector
 from detector.errors import UserError, run
 from stages.external.__main__ import Row, external_rows, external_summary
 from stages.params import load_params
-from tools.leaderboard import ELSEWHERE, cell_elsewhere, markdown
+from tools.leaderboard import ELSEWHERE, cell_elsewhere, markdown, source_title
 
 EXAMPLES = """examples:
   python -m tools.elsewhere models/vit_tiny
@@ -38,8 +38,7 @@ def table(rows: list[Row]) -> str:
     """Return Markdown: a row for each source, with 95 % intervals."""
     lines = [["Source", "Class", "Images", *ELSEWHERE.values()]]
     for row in rows:
-        control = " (control)" if row["control"] else ""
-        cells = [f"{row['dataset']}: {row['source']}{control}", row["class"], f"{row['images']:,}"]
+        cells = [source_title(row), row["class"], f"{row['images']:,}"]
         found = {heading: [row[name]] if row.get(name) else [] for name, heading in ELSEWHERE.items()}
         lines.append(cells + [cell_elsewhere(numbers, heading) for heading, numbers in found.items()])
     return markdown(lines)

@@ -18,7 +18,7 @@ from detector.errors import UserError, run
 from detector.files import atomic_write
 from detector.labels import CLASSES
 from tools.paired import compare_pairs, holm
-from tools.record import PUBLISHED, RunRecord
+from tools.record import PUBLISHED, Metrics, RunRecord
 
 README, PAGE = Path("README.md"), Path("docs/leaderboard.md")
 LATENCY = Path("benchmarks/results/latency.json")  # what benchmarks.latency measured of the released models
@@ -197,9 +197,7 @@ def elsewhere(groups: list[list[RunRecord]]) -> list[str]:
             for source in record.metrics.external_sources or []:
                 for key, heading in ELSEWHERE.items():
                     if numbers := source.get(key):
-                        name = f"{source['dataset']}: {source['source']}"
-                        name += " (control)" if source.get("control") else ""
-                        found.setdefault((name, heading), {}).setdefault(column, []).append(numbers)
+                        found.setdefault((source_title(source), heading), {}).setdefault(column, []).append(numbers)
     if not found:
         return []
     rows = [["", "", *(group[0].model for group in groups)]]
@@ -217,6 +215,11 @@ def elsewhere(groups: list[list[RunRecord]]) -> list[str]:
         "the AUROC of the fakes beside it, and no mean counts it."
     )
     return ["## Elsewhere", text, markdown(rows)]
+
+
+def source_title(source: Metrics) -> str:
+    """Return what a row of metrics/external_sources.json is called."""
+    return f"{source['dataset']}: {source['source']}{' (control)' if source.get('control') else ''}"
 
 
 def cell_elsewhere(seeds: list[list[float]], heading: str) -> str:

@@ -20,6 +20,7 @@ from dvc.repo import Repo, lock_repo
 from detector.cores import usable_cores
 from detector.errors import UserError, run
 from stages.device import gpu_candidates
+from stages.fingerprint import existing
 from stages.keeping import check_can_be_kept
 from stages.leftovers import tidy
 from stages.params import load_params
@@ -181,7 +182,7 @@ def add_jobs(parser: argparse.ArgumentParser) -> None:
 def warn_of_untracked() -> None:
     """A queued run works on a copy of what git tracks, changes that are not committed included. Data it finds here."""
     paths = [entry["path"] for entry in load_params().get("datasets", {}).values() if entry.get("path")]
-    data = [Path(path).expanduser().resolve() for path in paths]
+    data = [found.resolve() for path in paths if (found := existing(path))]
     others = command("git", "ls-files", "--others", "--exclude-standard").splitlines()
     listed = [name for name in others if not any(Path(name).resolve().is_relative_to(path) for path in data)]
     if listed:
