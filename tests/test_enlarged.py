@@ -57,7 +57,9 @@ def test_the_network_sees_images_and_crops_enlarged_by_the_same_factor(spec: dic
         torch.testing.assert_close(network(crop), plain(F.interpolate(crop, (48, 48), mode="bicubic")))
 
 
-@pytest.mark.parametrize(("spec", "size"), [(RESNET, 64), (VIT, 64), (RESNET, None)])
+@pytest.mark.parametrize(
+    ("spec", "size"), [(RESNET, 64), pytest.param(VIT, 64, marks=pytest.mark.long), (RESNET, None)]
+)
 def test_it_is_saved_loaded_and_exported_for_pictures_of_the_size_of_the_data(
     spec: dict[str, Any], size: int | None, tmp_path: Path
 ) -> None:

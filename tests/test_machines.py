@@ -72,6 +72,7 @@ def test_a_run_is_known_by_its_parameters_and_code(small: Project) -> None:
     assert find_same(runs, here()) == [None, None], "code that is not committed makes it another run"
 
 
+@pytest.mark.long
 def test_after_its_data_or_its_weights_were_changed_a_run_is_another_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -37,6 +37,7 @@ def test_the_record_says_what_the_run_was_and_what_it_is_worth(here: Project) ->
     assert 0 < len(run["mistakes"]) < 600
 
 
+@pytest.mark.long
 def test_an_experiment_is_published_without_applying_it(here: Project) -> None:
     here.tool("publish")
     expected = record(here)

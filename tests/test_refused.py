@@ -66,6 +66,7 @@ def test_a_mount_in_the_place_of_an_out_is_one_line(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+@pytest.mark.long
 def test_what_cannot_be_removed_while_cleaning_up_stops_nobody(tmp_path: Path) -> None:
     """A mount in the checkpoint of a training that has ended, and in one that nobody resumed."""
     busy = tmp_path / ".dvc/tmp/train/old/busy"

@@ -74,6 +74,7 @@ def test_only_the_newest_release_is_kept_and_git_has_the_earlier_ones(here: Proj
     here.run("dvc", "pull", "models/tiny")
 
 
+@pytest.mark.long
 def test_what_is_not_fit_to_be_released_is_refused(here: Project) -> None:
     def refused(name: str = "tiny") -> str:
         said = the_error(here.tool("release", name, ok=False))

@@ -9,6 +9,8 @@ from playwright.sync_api import Browser, expect
 
 from tests.conftest import BIN, ROOT
 
+pytestmark = pytest.mark.long
+
 ADDRESS = "https://example.org/owner/ai-art-detector"
 # How far a table reaches beyond what can be seen of it.
 HIDDEN = """() => Math.max(...[...document.querySelectorAll('.md-typeset__scrollwrap'), document.documentElement]
@@ -52,7 +54,6 @@ def test_the_search_is_in_sight_and_finds_a_term(site: Path, browser: Browser) -
     page.close()
 
 
-@pytest.mark.long
 def test_the_address_of_the_repository_is_written_in_one_place(site: Path, tmp_path: Path) -> None:
     text = (ROOT / "mkdocs.yml").read_text()
     assert 'repo_url: ""\n' in text

@@ -54,6 +54,7 @@ def programs(crop: int | None) -> tuple[Programs, list[torch.Tensor]]:
     return (gradients, weights, average.update), [*network.state_dict().values(), *average.module.state_dict().values()]
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("traceable")
 def test_batch_gradients_and_average_are_traced_without_a_break() -> None:
     """`fullgraph` refuses a break in the graph, and with it every number that Python would have to wait for. The update
