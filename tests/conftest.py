@@ -49,19 +49,20 @@ TINY: dict[str, Any] = {
 }
 
 
-# test_train waits for test_pipeline's run of the pipeline, so another file is between them.
+# test_train waits for test_pipeline's run of the pipeline, so others are between them.
 LONGEST = (
     "test_pipeline.py",
     "test_prepare.py",
+    "test_page_reasons.py",
     "test_train.py",
     "test_memory.py",
     "test_interrupted.py",
     "test_queue.py",
-    "test_page.py",
-    "test_page_reasons.py",
     "test_adapt.py",
-    "test_datasets.py",
-    "test_evaluate.py",
+    "test_page.py",
+    "test_repository.py",
+    "test_app.py",
+    "test_export.py",
 )
 
 
