@@ -146,7 +146,7 @@ class Project:
 
 
 def run_here(main: Callable[[], None], folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a stage in this process, where all that it imports is there already: that takes a second or more."""
+    """Run a stage in this process, where all that it imports is there already, which saves a second or more."""
     status, terminate = 0, signal.getsignal(signal.SIGTERM)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
