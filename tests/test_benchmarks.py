@@ -57,7 +57,7 @@ def test_ratios_are_against_ours() -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "benchmarks/results").iterdir()), ids=lambda path: path.name)
 def test_each_result_says_on_which_machine_it_was_measured_and_when(path: Path) -> None:
     text = path.read_text()
-    if path.name in ("trainers.md", "mutants.md"):
+    if path.name == "mutants.md":
         pytest.skip("to be measured anew")
     if path.name == "gpu.md" and "*not measured*" in text:
         return
@@ -80,19 +80,16 @@ def test_the_readme_says_of_speed_what_was_measured() -> None:
     ((fewest, most),) = re.findall(r"over HTTP \[([\d.]+) to ([\d.]+) times the requests\]", prose)
     times = re.findall(r"\| ([\d.]+) times as many \|", results["load"])
     assert (fewest, most) == (min(times, key=float), max(times, key=float))
-    quick = r"`quick` has ([\d.]+) % on validation after (\d+) seconds; .* ([\d.]+) % after \[([\d.]+) times as long\]"
-    quick += r"\S* \(elsewhere ([\d.]+)\)"
-    ours, seconds, theirs, longer, other = re.search(quick, prose).groups()  # type: ignore[union-attr]
+    quick = r"on two EPYC cores `quick` has ([\d.]+) % on validation after (\d+) seconds; .* "
+    quick += r"([\d.]+) % after \[([\d.]+) times as long\]"
+    ours, seconds, theirs, longer = re.search(quick, prose).groups()  # type: ignore[union-attr]
     rows = [[cell.strip() for cell in row.split("|")] for row in results["trainers"].splitlines()]
     (row,) = (row for row in rows if row[-4:-3] == [f"more than {longer} times as fast"])
     assert row[1].startswith("folder, ImageFolder, DataLoader")
     assert f"{float(row[-3].rstrip('%')):.1f}" == theirs
     ((_, best),) = {(row[-5], row[-3]) for row in rows if row[-5:-4] == [seconds]}
     assert f"{float(best.rstrip('%')):.1f}" == ours
-    ends = [
-        re.findall(rf"- {name}: .* at (\d+) s$", results["trainers"], re.MULTILINE)[0] for name in ("ours", "folder")
-    ]
-    assert f"{int(ends[1]) / int(ends[0]):.2f}" == other
+    assert "AMD EPYC, 2 threads" in results["trainers"]
 
 
 def test_a_missing_library_is_named_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
