@@ -220,6 +220,8 @@ def jpeg_cases() -> Iterator[Case]:
         (f"All of it GENERATED W{capital}TH AI", f"“All of it GENERATED W{capital}TH AI”"),
     ):
         yield case(f"jpeg comment {comment}", jpeg(segment(0xFE, comment.encode())), ("JPEG comment", says))
+    for comment in ("Pancakes\nSteps: mix, fry, eat", "Printed by Jane, Job ID: 12"):
+        yield case(f"jpeg comment {comment}", jpeg(segment(0xFE, comment.encode())))
     yield case("jpeg encoder's comment", jpeg(segment(0xFE, b"CREATOR: gd-jpeg v1.0 (using IJG JPEG v62)")))
     yield case("jpeg credentials", jpeg(segment(0xEB, b"JP\0\1\0\0\0\1" + JUMBF)), ("C2PA", UNREAD))
     yield case("jpeg other jumbf", jpeg(segment(0xEB, b"JP\0\1\0\0\0\1" + OTHER_JUMBF)))

@@ -88,6 +88,7 @@ def test_it_says_what_training_was(inputs: Inputs) -> None:
     assert "epochs from random weights, with muon" in said
     assert "of the training images, on the scale of 0 to 1" in said
     assert "30 % of the training images were corrupted in these ways" in said
+    assert "It enlarges the image" not in said
     params["train"]["augment"]["corruption"] = 0
     assert "No image was corrupted in training." in flat(body(record, reports, classes, params))
 

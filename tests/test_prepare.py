@@ -22,12 +22,12 @@ import pytest
 from PIL import Image
 from ruamel.yaml import YAML
 from safetensors import safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from detector.errors import UserError
 from detector.images import decode
 from detector.labels import CLASSES, FAKE, REAL
-from stages.data import Split, load_split
+from stages.data import Split, load_split, write_split
 from stages.prepare.__main__ import main
 from tests.conftest import run_here
 
@@ -563,6 +563,15 @@ def test_one_byte_that_changed_on_the_way_is_noticed(prepared: Path, tmp_path: P
             load_split(split)
     (split / file).write_bytes(whole)
     load_split(split)
+
+
+def test_other_programs_read_every_shard_of_a_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
+    monkeypatch.setattr("stages.data.SHARD_BYTES", 2 * images[0].nbytes)
+    write_split(tmp_path / "split", images.shape, lambda start, stop: images[start:stop], {"labels": np.zeros(5)}, {})
+    shards = [load_file(path)["images"] for path in sorted((tmp_path / "split").glob("0*.safetensors"))]
+    assert [len(shard) for shard in shards] == [2, 2, 1]
+    assert (np.concatenate(shards) == images).all()
 
 
 def test_a_split_with_a_shard_too_few_or_without_digests_is_refused(prepared: Path, tmp_path: Path) -> None:
