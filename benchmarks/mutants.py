@@ -252,18 +252,19 @@ def draw(mutants: list[Mutant], count: int, seed: int) -> list[Mutant]:
 
 
 def closest_tests(module: str) -> list[str]:
-    """Return up to TEST_FILES test files: those that import the module, or else what imports it, and so on. First those
-    of its name, then those that import least else."""
+    """Return up to TEST_FILES test files: first those of its name, or its folder's, then those that import the module,
+    then those that import what imports it, and so on; of equally close ones those that import least else."""
     files = [*modules(), *map(str, Path("tests").glob("test_*.py"))]
     imports = {file: imported_by(file) for file in files}
-    reached = {module}
-    while not (tests := [file for file in reached if file.startswith("tests/")]):
-        more = {file for file in files if imports[file] & reached}
-        if more <= reached:
-            raise UserError(f"no test imports {module}")
-        reached |= more
-    words = {Path(module).stem, Path(module).parent.name}
-    tests.sort(key=lambda test: (not any(word in test for word in words), len(imports[test]), test))
+    steps, more = {module: 0}, {module}
+    while more:
+        more = {file for file in files if file not in steps and imports[file] & more}
+        steps |= dict.fromkeys(more, max(steps.values()) + 1)
+    tests = [file for file in steps if file.startswith("tests/")]
+    if not tests:
+        raise UserError(f"no test imports {module}")
+    words = Path(module).with_suffix("").parts[1:]  # not the package's name: half of all tests are of it
+    tests.sort(key=lambda test: (not any(word in test for word in words), steps[test], len(imports[test]), test))
     return tests[:TEST_FILES]
 
 
@@ -277,6 +278,8 @@ def imported_by(file: str) -> set[str]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    for package, name in re.findall(r"\bfrom ([\w.]+) import (\w+)", text):  # in programs that tests write, too
+        names |= {package, f"{package}.{name}"}
     for program in re.findall(r'"-m", "([\w.]+)"', text) + [
         f"stages.{name}" for name in re.findall(r'\.stage\("(\w+)"', text)
     ]:

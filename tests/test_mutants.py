@@ -57,8 +57,13 @@ def test_each_mutant_is_one_change_and_still_python(repository: Path) -> None:
 
 def test_the_closest_tests_are_those_that_import_a_module_or_run_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    assert closest_tests("detector/colours.py") == ["tests/test_colours.py"]
+    assert closest_tests("detector/colours.py")[0] == "tests/test_colours.py"
     assert closest_tests("stages/prepare/packing.py")[0] == "tests/test_prepare.py"
+    assert closest_tests("stages/train/network.py")[0] == "tests/test_train.py"
+    assert closest_tests("stages/device.py")[0] == "tests/test_device.py", "its tests have it in a program's text"
+    assert "tests/test_datasets.py" in closest_tests("stages/prepare/sources.py"), (
+        "one import is closer, and too little"
+    )
     assert "stages/external/__main__.py" in imported_by("tests/test_external.py")
     assert "tests/test_pool.py" in closest_tests("detector/worker.py"), "detector/pool.py starts it as a program"
     changed = [module for module in modules() if any(True for _ in mutants_of(module))]
