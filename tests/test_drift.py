@@ -19,11 +19,13 @@ from ruamel.yaml import YAML
 from detector import Detector, two_sample
 from detector.__main__ import main
 from detector.drift import LEVEL
+from detector.drift_output import share_interval
 from detector.errors import UserError
 from detector.images import decode
 from detector.record import ExportedRecord
 from detector.reference import Reference, statistics_of
 from detector.two_sample import Rows, TwoSampleTest
+from stages.intervals import wilson_interval
 from tests.conftest import ROOT
 from tests.serving import Server, make_model
 
@@ -220,3 +222,9 @@ def test_the_alert_rule_asks_for_metrics_that_there_are(server: Server) -> None:
     for rule in group["rules"]:
         assert set(re.findall(r"\bdetector_\w+", rule["expr"])) <= known
         assert set(re.findall(r"\bdetector_\w+", rule["annotations"]["description"])) <= known
+
+
+@pytest.mark.parametrize(("count", "of"), [(0, 10), (3, 200), (150, 150)])
+def test_the_interval_of_a_share_is_scipys(count: int, of: int) -> None:
+    """Written out in detector/drift_output.py: the service has no SciPy."""
+    assert share_interval(count, of) == pytest.approx(wilson_interval(count, of), abs=1e-6)

@@ -21,6 +21,7 @@ def fails(code: str) -> str:
 @pytest.mark.parametrize(
     ("number", "said"),
     [
+        (errno.EACCES, "no permission"),
         (errno.EROFS, "the file system is read-only"),
         (errno.EIO, "the disk does not answer"),
         (errno.EBUSY, "in use by the system"),

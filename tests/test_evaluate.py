@@ -27,6 +27,7 @@ from detector.labels import probability
 from stages.data import load_split
 from stages.data import write_split as pack_split
 from stages.evaluate.__main__ import main, source_metrics
+from stages.evaluate.corruptions import check_corruptions
 from stages.evaluate.deletion import deletion_test
 from stages.evaluate.threads import Advance, in_threads
 from stages.model import build, load_model, predict_logits, save_model
@@ -353,6 +354,12 @@ def test_a_missing_model_ends_in_one_line(evaluated: Path, tmp_path: Path) -> No
     assert done.returncode == 1
     assert re.match("error: no model in models/trained .*`dvc repro train`.*`dvc pull train`", line)
     assert outputs(folder) == before
+
+
+@pytest.mark.parametrize("corruptions", [["jpeg"], {"fog": [1]}])
+def test_corruptions_that_there_are_not_are_refused(corruptions: Any) -> None:
+    with pytest.raises(UserError, match=r"takes lists of strengths, of noise, blur, jpeg, rescale$"):
+        check_corruptions(corruptions)
 
 
 def test_what_does_not_fit_is_refused(evaluated: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from detector.fetch import fetch
 from detector.labels import FAKE
 from stages.external.__main__ import answers, external_rows, external_summary, main, source_rows
 from stages.fingerprint import main as fingerprint
-from stages.intervals import auroc_interval, share_interval
+from stages.intervals import auroc_interval, share_interval, wilson_interval
 from stages.params import load_params
 from stages.prepare.sources import Pictures
 from tests.conftest import ROOT, Project
@@ -82,6 +82,10 @@ def test_only_this_stage_runs_again_when_external_data_change(here: Project, mon
     fingerprint()
     assert (here.path / "data/external.json").read_text() == changed
 
+    for names in ("sample", [1]):
+        here.set(evaluate__external=names)
+        with pytest.raises(UserError, match=r"it must be a list of entries of `datasets`$"):
+            fingerprint()
     here.set(evaluate__external=["yours"])
     with pytest.raises(UserError, match=r"evaluate\.external names yours; datasets has cifake, sample"):
         fingerprint()
@@ -214,3 +218,5 @@ def test_intervals_are_wider_where_images_come_in_groups() -> None:
     none = np.zeros(600, bool)
     assert share_interval(none, groups) == share_interval(none) == [0.0, 0.0, pytest.approx(0.0064, abs=1e-4)]
     assert auroc_interval(p_fake[:3], is_fake[:3]) is None
+    assert wilson_interval(0, 0) == (0.0, 1.0), "of nothing nothing is known"
+    assert wilson_interval(0, 1) == (0.0, pytest.approx(0.7935, abs=1e-4))
