@@ -1,9 +1,7 @@
 """Projects to try things in: copies of this one in temporary folders, with the sample prepared or the pipeline run."""
 
-import contextlib
 import fcntl
 import hashlib
-import io
 import json
 import os
 import shutil
@@ -19,7 +17,6 @@ from playwright.sync_api import Browser, sync_playwright
 from ruamel.yaml import YAML
 
 import stages  # noqa: F401  (first of all: it sets what torch reads from the environment)
-from detector.errors import run
 
 if TYPE_CHECKING:
     from tests.browsing import Host
@@ -143,25 +140,6 @@ class Project:
     def commit(self, message: str) -> None:
         self.run("git", "add", "-A")
         self.run("git", "commit", "-qm", message)
-
-
-def run_here(main: Callable[[], None], folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a stage in this process, where all that it imports is there already, which saves a second or more."""
-    status, terminate = 0, signal.getsignal(signal.SIGTERM)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        for name in ("CIFAKE_SOURCE", "DVC_ROOT", "CUDA_VISIBLE_DEVICES"):
-            patch.delenv(name, raising=False)
-        for name, value in environment.items():
-            patch.setenv(name, value)
-        with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
-            try:
-                run(main)
-            except SystemExit as stop:
-                status = int(stop.code or 0)
-            finally:
-                signal.signal(signal.SIGTERM, terminate)
-    return subprocess.CompletedProcess([], status, out.getvalue(), err.getvalue())
 
 
 def somebody_without_a_name() -> list[str]:

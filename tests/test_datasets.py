@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,7 @@ from detector.labels import FAKE
 from detector.pictures import preprocess
 from stages.data import Split, load_split
 from stages.params import DATASET_DEFAULTS
-from stages.prepare.__main__ import main
-from tests.conftest import BIN, ROOT, Project, copy_project, run_here, the_error
+from tests.conftest import BIN, ROOT, Project, copy_project, the_error
 from tests.test_prepare import picture
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
@@ -48,12 +46,6 @@ def fill(project: Project, count: int = 20) -> Path:
             kind, size = FORMATS[number % len(FORMATS)], (40 + 7 * (number % 4), 40 + 5 * (number % 3))
             picture(seed := seed + 1, size).save(folder / source / f"{number}.{kind.lower()}", kind)
     return folder
-
-
-def prepare(project: Project, ok: bool = True) -> subprocess.CompletedProcess[str]:
-    done = run_here(main, project.path)
-    assert (done.returncode == 0) == ok, done.stderr
-    return done
 
 
 def splits(project: Project) -> dict[str, Split]:
@@ -92,7 +84,7 @@ def test_a_picture_of_another_size_is_fitted_as_the_entry_says(fit: str, size: t
     folder = fill(mine, 6)
     picture(99, size).save(folder / "photos/flickr/odd.png")
     mine.set(datasets__mine__fit=fit)
-    prepare(mine)
+    mine.stage("prepare")
     ways = {way: preprocess(folder / "photos/flickr/odd.png", 40, way).pixels.tobytes() for way in ("crop", "stretch")}
     images = {image.tobytes() for split in splits(mine).values() for image in split.images[:]}
     assert ways["stretch" if fit == "stretch" else "crop"] in images  # too small a picture is resized in either way
@@ -111,7 +103,7 @@ def test_copies_near_copies_and_groups_are_on_one_side(mine: Project) -> None:
         )
     labels = {"FAKE": ["flux", "sd"], "REAL": ["flickr", "\u4e2d\u6587"]}
     mine.set(datasets__mine__labels=labels, datasets__mine__source="label", datasets__mine__group="prompt")
-    prepare(mine)
+    mine.stage("prepare")
     side = {image.tobytes(): name for name, split in splits(mine).items() for image in split.images[:]}
     of_group: dict[int, set[str]] = {}
     for number, (name, _) in enumerate(rows):
@@ -125,18 +117,18 @@ def test_damaged_pictures_are_named_or_left_out(mine: Project) -> None:
     folder = fill(mine)
     for number in range(12):
         (folder / f"photos/flickr/torn{number}.jpg").write_bytes(b"\xff\xd8torn")
-    line = the_error(prepare(mine, ok=False))
+    line = the_error(mine.stage("prepare", ok=False))
     assert line.count("torn") == 10
     assert "-S prepare.skip_damaged=true" in line
     for file in (folder / "sd").iterdir():
         file.write_bytes(b"torn")
     (folder / "flux").rename(folder / "photos/flux")
     mine.set(prepare__skip_damaged=True, datasets__mine__labels={"FAKE": "sd", "REAL": "photos"})
-    assert "all FAKE are damaged: " in the_error(prepare(mine, ok=False))
+    assert "all FAKE are damaged: " in the_error(mine.stage("prepare", ok=False))
     (folder / "photos/flux").rename(folder / "flux")
     mine.set(datasets__mine__labels={"FAKE": ["flux"], "REAL": "photos"})
     shutil.rmtree(folder / "sd")
-    said = prepare(mine).stderr
+    said = mine.stage("prepare").stderr
     assert "12 damaged pictures are left out" in said
     assert report(mine)["damaged"] == 12
     assert sum(map(len, splits(mine).values())) == 60
@@ -147,7 +139,7 @@ def test_unusual_pictures_are_taken_and_told(mine: Project) -> None:
     picture(1, (1, 1)).save(folder / "flux/dot.png")
     picture(2, (50, 50), "L").save(folder / "flux/grey.jpg")
     picture(3, (50, 50), "RGBA").save(folder / "photos/flickr/alpha.png")
-    said = prepare(mine).stderr
+    said = mine.stage("prepare").stderr
     assert "warning: pictures that the detector would note something of: " in said
     assert "grey made RGB (1)" in said
     assert sum(map(len, splits(mine).values())) == 83
@@ -160,7 +152,7 @@ def test_splits_are_told_by_any_folder_and_by_the_names_of_tables(mine: Project)
         for number in range(4):
             file = next((folder / source).glob(f"{number}.*"))
             file.rename(folder / source / "testing" / file.name)
-    prepare(mine)
+    mine.stage("prepare")
     assert [len(splits(mine)[name]) for name in ("test", "val")] == [8, 4]
     assert splits(mine)["test"].info["sources"] == ["flickr", "flux", "sd", "\u4e2d\u6587"]
 
@@ -175,7 +167,7 @@ def test_a_test_split_shares_no_group_with_a_validation_split_that_is_given(mine
             for i, name in enumerate(part):
                 table.writerow((name, "FAKE" if i % 2 else "REAL", f"scene{i % 40}" if i % 3 else ""))
     mine.set(datasets__mine__labels={"FAKE": "FAKE", "REAL": "REAL"}, datasets__mine__group="scene")
-    prepare(mine)
+    mine.stage("prepare")
     found = splits(mine)
     assert len(found["val"]) == 20
     assert len(found["test"]) > 5
@@ -189,7 +181,7 @@ def test_a_test_split_shares_no_group_with_a_validation_split_that_is_given(mine
 
 def wrong(mine: Project, **entry: Any) -> str:
     mine.set(**{f"datasets__mine__{key}": value for key, value in entry.items()})
-    return the_error(prepare(mine, ok=False))
+    return the_error(mine.stage("prepare", ok=False))
 
 
 @pytest.mark.long
@@ -212,11 +204,11 @@ def test_what_an_entry_cannot_say_ends_in_one_line(mine: Project) -> None:
     (mine.path / "pictures/metadata.csv").write_text("file_name,label\nflux/0.jpeg,flux\n../0.jpeg,photos\n")
     assert "names ../0.jpeg: pictures must lie below pictures" in wrong(mine, path="pictures/metadata.csv")
     assert "are not here: put them at nowhere" in the_fingerprint(mine, path="nowhere")
-    assert "are not here: put them at nowhere" in the_error(prepare(mine, ok=False)), "and asks no hub"
+    assert "are not here: put them at nowhere" in the_error(mine.stage("prepare", ok=False)), "and asks no hub"
     mine.set(datasets__mine="pictures")
-    assert "must be an entry, with path and labels" in the_error(prepare(mine, ok=False))
+    assert "must be an entry, with path and labels" in the_error(mine.stage("prepare", ok=False))
     mine.set(dataset="mime")
-    assert "params.yaml has cifake, sample, elsewhere, several, mine" in the_error(prepare(mine, ok=False))
+    assert "params.yaml has cifake, sample, elsewhere, several, mine" in the_error(mine.stage("prepare", ok=False))
 
 
 def the_fingerprint(mine: Project, **entry: Any) -> str:
@@ -275,7 +267,7 @@ def test_each_prompt_may_be_a_source(mine: Project) -> None:
     pq.write_table(pa.Table.from_pylist(rows), mine.path / "pictures/all.parquet")
     labels = {"FAKE": 0, "REAL": 1}
     mine.set(datasets__mine__image_size=32, datasets__mine__labels=labels, datasets__mine__source="prompt")
-    prepare(mine)
+    mine.stage("prepare")
     for split in splits(mine).values():
         assert split.source.min() >= 0
         assert len(set(split.source.tolist())) == len(split)
@@ -284,7 +276,7 @@ def test_each_prompt_may_be_a_source(mine: Project) -> None:
 def test_reencoding_treats_training_and_question_alike(mine: Project) -> None:
     folder = fill(mine)
     mine.set(datasets__mine__reencode=60)
-    prepare(mine)
+    mine.stage("prepare")
     images = {image.tobytes() for split in splits(mine).values() for image in split.images[:]}
     once = preprocess(folder / "flux/1.png", 40, "stretch", 60).pixels
     assert once.tobytes() in images

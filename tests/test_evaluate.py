@@ -31,7 +31,6 @@ from stages.evaluate.corruptions import check_corruptions
 from stages.evaluate.deletion import deletion_test
 from stages.evaluate.threads import Advance, in_threads
 from stages.model import build, load_model, predict_logits, save_model
-from tests.conftest import run_here
 from tests.models import trained
 
 ROOT = Path(__file__).parent.parent
@@ -349,7 +348,7 @@ def test_a_missing_model_ends_in_one_line(evaluated: Path, tmp_path: Path) -> No
     shutil.copytree(evaluated, folder)
     before = outputs(folder)
     shutil.rmtree(folder / "models/trained")
-    done = run_here(main, folder)
+    done = subprocess.run([sys.executable, "-m", "stages.evaluate"], cwd=folder, capture_output=True, text=True)
     (line,) = done.stderr.splitlines()
     assert done.returncode == 1
     assert re.match("error: no model in models/trained .*`dvc repro train`.*`dvc pull train`", line)

@@ -189,6 +189,11 @@ def test_where_a_class_is_missing_nothing_is_said_of_both() -> None:
     assert external_summary(fakes) == {"caught_elsewhere": 0.5}
 
 
+def test_of_nothing_no_share_is_known() -> None:
+    assert wilson_interval(0, 0) == (0.0, 1.0)
+    assert wilson_interval(0, 1) == (0.0, pytest.approx(0.7935, abs=1e-4))
+
+
 def test_intervals_are_wider_where_images_come_in_groups() -> None:
     rng = np.random.default_rng(0)
     groups = np.repeat([f"photograph {number}" for number in range(20)], 30)
@@ -218,5 +223,3 @@ def test_intervals_are_wider_where_images_come_in_groups() -> None:
     none = np.zeros(600, bool)
     assert share_interval(none, groups) == share_interval(none) == [0.0, 0.0, pytest.approx(0.0064, abs=1e-4)]
     assert auroc_interval(p_fake[:3], is_fake[:3]) is None
-    assert wilson_interval(0, 0) == (0.0, 1.0), "of nothing nothing is known"
-    assert wilson_interval(0, 1) == (0.0, pytest.approx(0.7935, abs=1e-4))

@@ -62,7 +62,7 @@ def test_the_closest_tests_are_those_that_import_a_module_or_run_it(monkeypatch:
     assert closest_tests("stages/train/network.py")[0] == "tests/test_train.py"
     assert closest_tests("stages/device.py")[0] == "tests/test_device.py", "its tests have it in a program's text"
     assert "tests/test_datasets.py" in closest_tests("stages/prepare/sources.py"), (
-        "one import is closer, and too little"
+        "test_external.py is closer, and not enough"
     )
     assert "stages/external/__main__.py" in imported_by("tests/test_external.py")
     assert "tests/test_pool.py" in closest_tests("detector/worker.py"), "detector/pool.py starts it as a program"

@@ -210,7 +210,7 @@ def test_after_an_interrupt_the_next_pictures_get_their_own_answers(decoders: De
 def test_a_closed_pool_answers_no_more_and_waits_for_no_picture() -> None:
     decoders = DecodingPool(2, seconds=60)
     with ThreadPoolExecutor(3) as threads:
-        asked = [threads.submit(decoders.preprocess, [LONG[1]] * 50, 32) for _ in range(3)]
+        asked = [threads.submit(decoders.preprocess, [LONG[1]] * 10, 32) for _ in range(3)]
         time.sleep(1)
         decoders.close()
         for one in asked:

@@ -28,8 +28,6 @@ from detector.errors import UserError
 from detector.images import decode
 from detector.labels import CLASSES, FAKE, REAL
 from stages.data import Split, load_split, write_split
-from stages.prepare.__main__ import main
-from tests.conftest import run_here
 
 ROOT = Path(__file__).parent.parent
 OUTS = ("data/train", "data/val", "data/test", "plots/data", "metrics/prepare.json")
@@ -118,14 +116,10 @@ def start(project: Path, source: Path | str | None = None, **options: Any) -> su
 
 
 def prepare(project: Path, source: Path | str | None = None, **options: Any) -> tuple[int, str, str]:
-    """Run the stage: with options in the process of its own that they are for, else in this one, where all that it
-    imports is there already. Returns exit status, stdout and stderr."""
-    if options:
-        process = start(project, source, **options)
-        said = process.communicate(timeout=120)
-        return process.returncode, *said
-    done = run_here(main, project, **({} if source is None else {"CIFAKE_SOURCE": str(source)}))
-    return done.returncode, done.stdout, done.stderr
+    """Run the stage. Returns exit status, stdout and stderr."""
+    process = start(project, source, **options)
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
 
 
 def succeed(project: Path, source: Path | str | None = None, **options: Any) -> dict[str, Any]:
@@ -177,7 +171,7 @@ def project(tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def done_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = copy_of_the_project(tmp_path_factory.mktemp("done") / "project")
-    succeed(path, as_folder(cifake(), path.parent / "cifake"), env={})  # as users run it
+    succeed(path, as_folder(cifake(), path.parent / "cifake"))
     return path
 
 
@@ -214,7 +208,7 @@ def test_without_a_source_the_data_set_of_the_hub_is_loaded(project: Path, prepa
     # `datasets` takes a folder of the name before it asks the hub: the whole path but for the transfer
     as_parquet(cifake(), project / HUB_DATASET / "data")
     choose(project, revision=None)
-    succeed(project, env={})
+    succeed(project)
     assert outputs(project) == outputs(prepared)
 
 
@@ -241,7 +235,7 @@ def test_a_relative_source_means_the_repository_also_in_a_queued_run(project: Pa
 
 def test_the_sample_needs_no_source(project: Path) -> None:
     choose(project, dataset="sample")
-    report = succeed(project, env={})  # where the hub is out of reach
+    report = succeed(project)
     assert report["dataset"] == "sample"
     assert report["encoder_difference"] == 0
     for name, split in splits(project).items():
@@ -360,7 +354,7 @@ def test_another_cifake_than_the_published_one_is_told(project: Path, tmp_path: 
 @pytest.mark.slow
 @pytest.mark.skipif("CIFAKE_SOURCE" not in os.environ, reason="needs a copy of CIFAKE")
 def test_all_of_cifake(project: Path) -> None:
-    report = succeed(project, Path(os.environ["CIFAKE_SOURCE"]).resolve(), env={})
+    report = succeed(project, Path(os.environ["CIFAKE_SOURCE"]).resolve())
     assert report["matches_published"]
     assert [report[f"{name}_{label}"] for name in ("train", "val", "test") for label in ("fake", "real")] == (
         [45_000] * 2 + [5_000] * 2 + [10_000] * 2
@@ -459,7 +453,7 @@ def test_a_broken_zip_is_refused(prepared: Path, tmp_path: Path) -> None:
 
 
 def test_a_source_that_is_not_there_is_named(prepared: Path) -> None:
-    refuse(prepared, "no/such/cifake", ("CIFAKE_SOURCE=no/such/cifake does not exist",), env={})
+    refuse(prepared, "no/such/cifake", ("CIFAKE_SOURCE=no/such/cifake does not exist",))
 
 
 @pytest.mark.parametrize(
