@@ -32,7 +32,8 @@ def test_the_quota_of_a_container_and_of_every_cgroup_above_counts(tmp_path: Pat
     slices = {"a.slice__cpu.max": "200000 100000\n", "a.slice__b__cpu.max": "max 100000\n"}
     assert cgroup_quota(machine(tmp_path / "slices", "0::/a.slice/b\n", **slices)) == 2
     first = {"cpu__docker__x__cpu.cfs_quota_us": "50000\n", "cpu__docker__x__cpu.cfs_period_us": "100000\n"}
-    groups = "4:memory:/docker/x\n2:cpu,cpuacct:/docker/x\n1:cpuset:/\n"
+    first |= {"cpu__docker__y__cpu.cfs_quota_us": "10000\n", "cpu__docker__y__cpu.cfs_period_us": "100000\n"}
+    groups = "4:memory:/docker/y\n2:cpu,cpuacct:/docker/x\n1:cpuset:/\n"
     assert cgroup_quota(machine(tmp_path / "first", groups, **first)) == 0.5
     none = {"cpu__cpu.cfs_quota_us": "-1\n", "cpu__cpu.cfs_period_us": "100000\n"}
     assert cgroup_quota(machine(tmp_path / "none", "2:cpu:/docker/x\n", **none)) is None

@@ -235,8 +235,12 @@ def test_a_relative_source_means_the_repository_also_in_a_queued_run(project: Pa
 
 def test_the_sample_needs_no_source(project: Path) -> None:
     choose(project, dataset="sample")
-    report = succeed(project)
+    status, out, err = prepare(project)
+    assert status == 0, err
+    report = json.loads((project / "metrics/prepare.json").read_text())
     assert report["dataset"] == "sample"
+    counts = [[name, str(report[f"{name}_fake"]), str(report[f"{name}_real"])] for name in ("train", "val", "test")]
+    assert [line.split() for line in out.splitlines()][1:5] == [["split", "FAKE", "REAL"], *counts]
     assert report["encoder_difference"] == 0
     for name, split in splits(project).items():
         assert set(split.labels.tolist()) == {FAKE, REAL}, name
