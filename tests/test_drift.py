@@ -106,6 +106,10 @@ def test_corrupted_pictures_are_drift_and_the_report_says_in_what(
     html = page.read_text()
     assert "Drift: " in html
     assert "sharpness is lower" in html
+    (said,) = re.findall(r"Out of distribution: ([\d.]+)% \(95 % interval ([\d.]+)% to ([\d.]+)%\)", html)
+    share, low, high = map(float, said)
+    expected = wilson_interval(round(share / 100 * ARRIVING), ARRIVING)
+    assert (low, high) == pytest.approx([100 * end for end in expected], abs=0.06)
     assert html.count("<svg") == 8
     assert html.count('src="data:image/png;base64,') == 32
     assert "&lt;" in html, "names of files are text"
@@ -228,3 +232,8 @@ def test_the_alert_rule_asks_for_metrics_that_there_are(server: Server) -> None:
 def test_the_interval_of_a_share_is_scipys(count: int, of: int) -> None:
     """Written out in detector/drift_output.py: the service has no SciPy."""
     assert share_interval(count, of) == pytest.approx(wilson_interval(count, of), abs=1e-6)
+
+
+def test_brightness_is_that_of_a_television_signal() -> None:
+    colours = np.eye(3, dtype=np.uint8)[:, None, None].repeat(8, 1).repeat(8, 2) * 255  # red, green, blue
+    assert statistics_of(colours)[:, 0] / 255 == pytest.approx([0.299, 0.587, 0.114])

@@ -23,10 +23,10 @@ from tqdm import tqdm
 
 from detector.errors import UserError
 from detector.explain import occlusion_maps
-from detector.labels import probability
+from detector.labels import FAKE, REAL, probability
 from stages.data import load_split
 from stages.data import write_split as pack_split
-from stages.evaluate.__main__ import main, source_metrics
+from stages.evaluate.__main__ import evaluation_metrics, main, source_metrics
 from stages.evaluate.corruptions import check_corruptions
 from stages.evaluate.deletion import deletion_test
 from stages.evaluate.threads import Advance, in_threads
@@ -353,6 +353,17 @@ def test_a_missing_model_ends_in_one_line(evaluated: Path, tmp_path: Path) -> No
     assert done.returncode == 1
     assert re.match("error: no model in models/trained .*`dvc repro train`.*`dvc pull train`", line)
     assert outputs(folder) == before
+
+
+def test_the_worst_object_class_may_be_the_first() -> None:
+    kind = np.repeat([0, 1, -1], 20)  # no class: -1
+    is_fake = np.arange(60) % 2 == 0
+    p_fake = np.where(is_fake, 0.9, 0.1)
+    p_fake[:4] = 1 - p_fake[:4]
+    p_fake[40:] = 1 - p_fake[40:]
+    scores = {"label": np.where(is_fake, FAKE, REAL), "p_fake": p_fake, "object_class": kind, "leaked": kind > 9}
+    metrics = evaluation_metrics(scores, trained(mean=(0.35,) * 3, std=(0.2,) * 3, temperature=1.0))
+    assert (metrics["worst_class"], metrics["worst_accuracy"]) == ("airplane", 0.8)
 
 
 @pytest.mark.parametrize("corruptions", [["jpeg"], {"fog": [1]}])

@@ -102,6 +102,8 @@ def test_the_drawing_marks_the_place_in_the_colour_of_its_side(sign: int, colour
     assert np.ptp(at(6, 1)) == 0  # grey: nothing there
     assert (pixels[HEAD + 10, GAP + 10] == 128).all()  # beside it the picture as it was
     assert pixels[12:40].min() < 60, "the heading is there"
+    legend = pixels[HEAD + SIDE + 34 : HEAD + SIDE + 50, left : left + SIDE]
+    assert max(legend[:, :40].min(), legend[:, SIDE // 2 - 15 : SIDE // 2 + 15].min(), legend[:, -40:].min()) < 100
 
 
 def test_an_empty_map_is_drawn_as_none() -> None:
