@@ -101,7 +101,8 @@ def test_metrics_and_curves_of_every_epoch_are_logged(undisturbed: Project) -> N
         header, *rows = (curves / name).read_text().split()[1::2]
         assert header == Path(name).stem
         assert len(rows) == TINY["epochs"], name
-    assert 100 < metrics["peak_memory_mb"] < 10_000, "torch alone takes more than 100"
+    least = 1 if torch.cuda.is_available() else 100  # torch itself, which counts where it is the process's memory
+    assert least <= metrics["peak_memory_mb"] < 10_000
     accuracies = [float(value) for value in (curves / "val/accuracy.tsv").read_text().split()[3::2]]
     assert metrics["val_accuracy"] == round(max(accuracies), 6)
     assert accuracies[metrics["best_epoch"] - 1] == max(accuracies)
