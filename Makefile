@@ -117,15 +117,19 @@ clean: ## Remove .venv, caches, rendered plots and pages; data, models and exper
 	$(INSTALL) -r requirements-api.txt
 	@touch $@
 
-# The released models go into DVC's cache: `dvc exp apply` fails where it lacks one of them. Users may track models of
-# their own beside them, for which a bucket would be asked.
-.venv/.run-time: requirements.txt requirements-torch.txt $(wildcard models/*.dvc) | .venv/bin/python
+.venv/.pipeline: requirements.txt requirements-torch.txt | .venv/bin/python
 	@echo "Installing what the pipeline runs on into .venv: 230 MB to download, 1.1 GB on disk, and PyTorch"
 	$(INSTALL) -r requirements.txt
 	.venv/bin/python -m tools.install_torch
-	@grep -l 'remote: released' models/*.dvc | xargs .venv/bin/dvc fetch --quiet
 	@touch $@ .venv/.ask
 
-.venv/.dev: requirements-dev.txt .venv/.run-time
+# The released models go into DVC's cache: `dvc exp apply` fails where it lacks one of them. Users may track models of
+# their own beside them, for which a bucket would be asked. An experiment writes models/*.dvc anew, as they were, so
+# nothing that is installed depends on them.
+.venv/.run-time: .venv/.pipeline $(wildcard models/*.dvc)
+	@grep -l 'remote: released' models/*.dvc | xargs .venv/bin/dvc fetch --quiet
+	@touch $@
+
+.venv/.dev: requirements-dev.txt .venv/.pipeline | .venv/.run-time
 	$(INSTALL) -r requirements-dev.txt
 	@touch $@

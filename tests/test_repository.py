@@ -203,7 +203,7 @@ def test_an_experiment_is_taken_over_in_a_clone_that_lacks_a_released_model(clon
     assert clone.run("git", "status", "--short", "--untracked-files=no").stdout == ""
 
 
-def test_installing_asks_no_bucket_for_a_model_of_the_user_s_own(clone: Project) -> None:
+def test_installing_is_done_once_and_asks_no_bucket_for_a_model_of_the_user_s_own(clone: Project) -> None:
     (clone.path / ".venv").mkdir()  # its own, since make notes there what it has installed
     for name in ("bin", "lib", "pyvenv.cfg"):
         (clone.path / ".venv" / name).symlink_to(BIN.parent / name)
@@ -213,6 +213,9 @@ def test_installing_asks_no_bucket_for_a_model_of_the_user_s_own(clone: Project)
     with socket.create_server(("127.0.0.1", 0)) as bucket:  # takes connections, never says anything
         clone.run("dvc", "remote", "add", "--default", "mine", f"http://127.0.0.1:{bucket.getsockname()[1]}/")
         clone.run("make", "INSTALL=:", ".venv/.run-time", timeout=30)
+    for file in (clone.path / "models").glob("*.dvc"):
+        file.touch()  # as an experiment does
+    clone.run("make", "INSTALL=false", ".venv/.run-time")
     clone.run("dvc", "checkout", "models/vit_tiny")
 
 
